@@ -1,0 +1,3 @@
+//! Serve: the aggregated API server.
+
+pub mod serving_ca;

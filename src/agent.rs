@@ -1,0 +1,1 @@
+//! Serve the signals of this process.

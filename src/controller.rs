@@ -1,0 +1,3 @@
+//! `ScalingPolicy` objects become the current policy set; status is written back.
+
+pub mod lease;

@@ -1,0 +1,1 @@
+//! The Lease that elects the writer.

@@ -1,0 +1,1 @@
+//! Collect, store, decide, publish.

@@ -1,0 +1,175 @@
+//! What was decided, and why: everything the API serves, the status shows and the explanation tells.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Learned, PolicyId};
+use crate::sample::CollectFailure;
+use crate::time::{Moment, Timestamp};
+use crate::units::Ratio;
+
+/// The outcome of one decision about one policy. All values are finite and zero or more.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decision {
+    /// Whose policy.
+    pub policy: PolicyId,
+    /// `metadata.generation` of the policy it was made with.
+    pub generation: i64,
+    /// When it was made. A reader refuses a decision older than [`Decision::stale_after`].
+    pub decided: Moment,
+    /// The policy's `staleAfter`.
+    pub stale_after: Duration,
+    /// The time of the oldest newest-sample it rests on, for the API's `timestamp`.
+    pub sampled_at: Timestamp,
+    /// The policy's window, for the API's `window`.
+    pub window: Duration,
+    /// Pods' worth of work demanded now (`headroom_demand`), or why it cannot be said.
+    pub demand: Result<f64, Unserved>,
+    /// The signal whose demand is the largest, if any is known.
+    pub driver: Option<Arc<str>>,
+    /// One per signal of the policy, in its order.
+    pub signals: Vec<SignalDecision>,
+    /// How many of the pods that should report do.
+    pub coverage: Coverage,
+    /// Totals over the reporting pods in their own unit (`headroom_tasks` …).
+    pub totals: Vec<Total>,
+    /// Quantiles of the merged latency histogram (`headroom_latency_seconds`).
+    pub quantiles: Vec<Quantile>,
+    /// Pressure per reporting pod: the maximum of current/threshold over the signals.
+    pub pods: Vec<PodPressure>,
+    /// Pods that did not count as they should, and why.
+    pub left_out: Vec<LeftOut>,
+    /// What is wrong with the policy as far as a decision can see; each becomes a condition.
+    pub findings: Vec<Finding>,
+    /// What is learned so far, for `status.learned`.
+    pub learned: Learned,
+}
+
+/// One signal's part in a decision.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SignalDecision {
+    /// The signal's name in the policy.
+    pub name: Arc<str>,
+    /// Pods' worth of this signal (`headroom_signal_demand`), or why it cannot be said.
+    pub demand: Result<f64, Unserved>,
+    /// The total over the reporting pods, in the signal's unit, where it has one.
+    pub current: Option<f64>,
+    /// The threshold per pod, in the same unit.
+    pub threshold: f64,
+    /// The base in use, in the same unit.
+    pub base: f64,
+    /// How the demand came about, in one line for people: formula with its numbers.
+    pub formula: String,
+}
+
+/// Why there is no number. The message goes to the HPA's event: it says what is missing and since when.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Unserved {
+    /// A CamelCase reason from a closed set, as in a condition.
+    pub reason: &'static str,
+    /// One sentence.
+    pub message: String,
+}
+
+/// Pods that report, of those that should.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Coverage {
+    /// Pods of the workload that are not ended.
+    pub matched: u32,
+    /// Pods whose newest sample is younger than `staleAfter`.
+    pub reporting: u32,
+    /// Pods that reported since their container started, or are Ready for over `startGrace`; and all that report.
+    pub expected: u32,
+}
+
+impl Coverage {
+    /// reporting / expected; `None` for 0/0.
+    #[must_use]
+    pub fn ratio(self) -> Option<Ratio> {
+        use crate::units::Measure;
+        (self.expected > 0).then(|| {
+            Ratio::new(f64::from(self.reporting) / f64::from(self.expected)).unwrap_or_default()
+        })
+    }
+}
+
+/// The kinds of raw totals that are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TotalKind {
+    /// `headroom_tasks`
+    Tasks,
+    /// `headroom_heap_bytes`
+    HeapBytes,
+    /// `headroom_allocation_bytes_per_second`
+    AllocationBytesPerSecond,
+    /// `headroom_cpu_cores`
+    CpuCores,
+}
+
+/// A raw total over the reporting pods.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Total {
+    /// Of what.
+    pub kind: TotalKind,
+    /// In the kind's unit.
+    pub value: f64,
+}
+
+/// One quantile of the latency over all reporting pods, from their merged histograms.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Quantile {
+    /// The signal it belongs to.
+    pub signal: Arc<str>,
+    /// Between 0 and 1.
+    pub quantile: Ratio,
+    /// In seconds; `None` while there is no traffic.
+    pub seconds: Option<f64>,
+}
+
+/// One pod's pressure.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PodPressure {
+    /// The pod's name.
+    pub name: Arc<str>,
+    /// Maximum of current/threshold over the signals.
+    pub pressure: f64,
+    /// When its newest sample was taken.
+    pub sampled_at: Timestamp,
+}
+
+/// A pod that does not count as it should.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LeftOut {
+    /// The pod's name.
+    pub name: Arc<str>,
+    /// Why.
+    pub reason: LeftOutReason,
+    /// How long its newest good sample is ago, if it ever gave one.
+    pub silent_for: Option<Duration>,
+}
+
+/// Why a pod is left out.
+#[derive(Clone, Debug, PartialEq)]
+pub enum LeftOutReason {
+    /// The last attempt failed.
+    Failed(CollectFailure),
+    /// Young, or not yet asked.
+    NotYetReported,
+    /// Has no address, or no port of the endpoint's name.
+    NoEndpoint,
+    /// Answered, without the family that the named signal needs.
+    MissingFamily {
+        /// The signal that is missing it.
+        signal: Arc<str>,
+    },
+}
+
+/// A fault of the policy that only running it shows; the reason is that of the condition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// CamelCase, e.g. `ThresholdUnreachable`, `TargetBelowServiceTime`, `BaseNotBelowThreshold`, `CannotWake`.
+    pub reason: &'static str,
+    /// One sentence with the numbers.
+    pub message: String,
+}

@@ -1,0 +1,1 @@
+//! Profiles in profile.proto that `go tool pprof` opens.

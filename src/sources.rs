@@ -1,0 +1,1 @@
+//! Collect: a batch of samples from each pod, before a deadline.

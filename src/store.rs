@@ -1,0 +1,1 @@
+//! Keep: bounded windows of samples per pod.
