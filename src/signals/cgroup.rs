@@ -74,7 +74,12 @@ fn collect_cpu(location: &Location, snapshot: &mut Snapshot) -> Result<(), Unava
             let stat = KeyedFile::read(directory.join("cpu.stat"))?;
             push_if(snapshot, &families::CGROUP_CPU_USAGE, stat.get("usage_usec"), 1e6);
             push_throttling(&stat, stat.get("throttled_usec"), 1e6, snapshot);
-            push_if(snapshot, &families::CGROUP_CPU_LIMIT, cpu_max(&directory.join("cpu.max"))?, 1.0);
+            push_if(
+                snapshot,
+                &families::CGROUP_CPU_LIMIT,
+                cpu_max(&directory.join("cpu.max"))?,
+                1.0,
+            );
             Ok(())
         }
         Some(Controller { directory, unified: false }) => {
@@ -82,7 +87,9 @@ fn collect_cpu(location: &Location, snapshot: &mut Snapshot) -> Result<(), Unava
             push_throttling(&stat, stat.get("throttled_time"), 1e9, snapshot);
             push_if(snapshot, &families::CGROUP_CPU_LIMIT, cfs_quota(directory)?, 1.0);
             // cpuacct may be mounted apart from cpu; where the process is in its root, use is not known.
-            if let Some(cpuacct) = location.cpuacct.as_ref().filter(|found| !is_root(&found.directory)) {
+            if let Some(cpuacct) =
+                location.cpuacct.as_ref().filter(|found| !is_root(&found.directory))
+            {
                 let usage = number(&cpuacct.directory.join("cpuacct.usage"))?;
                 push_if(snapshot, &families::CGROUP_CPU_USAGE, Some(usage as f64), 1e9);
             }
@@ -248,8 +255,7 @@ mod tests {
         assert_eq!(missing.map(|(source, _)| *source).collect::<Vec<_>>(), unavailable);
     }
 
-    const V2_MOUNT: &str =
-        "1490 1483 0:31 / /sys/fs/cgroup ro,nosuid,nodev,noexec,relatime - cgroup2 cgroup rw,nsdelegate\n";
+    const V2_MOUNT: &str = "1490 1483 0:31 / /sys/fs/cgroup ro,nosuid,nodev,noexec,relatime - cgroup2 cgroup rw,nsdelegate\n";
 
     #[test]
     fn a_container_with_limits_on_v2() {
@@ -325,12 +331,18 @@ mod tests {
                 ("sys/fs/cgroup/unified/cgroup.controllers", "\n"),
                 ("sys/fs/cgroup/cpuacct/release_agent", "\n"),
                 ("sys/fs/cgroup/cpuacct/cpuacct.usage", "99000000000\n"),
-                ("sys/fs/cgroup/cpu/pod1/cpu.stat", "nr_periods 4\nnr_throttled 2\nthrottled_time 500000000\n"),
+                (
+                    "sys/fs/cgroup/cpu/pod1/cpu.stat",
+                    "nr_periods 4\nnr_throttled 2\nthrottled_time 500000000\n",
+                ),
                 ("sys/fs/cgroup/cpu/pod1/cpu.cfs_quota_us", "5000\n"),
                 ("sys/fs/cgroup/cpu/pod1/cpu.cfs_period_us", "100000\n"),
                 ("sys/fs/cgroup/memory/pod1/memory.usage_in_bytes", "1000000\n"),
                 ("sys/fs/cgroup/memory/pod1/memory.limit_in_bytes", "9223372036854771712\n"),
-                ("sys/fs/cgroup/memory/pod1/memory.stat", "inactive_file 5\ntotal_inactive_file 400000\n"),
+                (
+                    "sys/fs/cgroup/memory/pod1/memory.stat",
+                    "inactive_file 5\ntotal_inactive_file 400000\n",
+                ),
                 ("sys/fs/cgroup/memory/pod1/memory.failcnt", "6\n"),
                 (
                     "sys/fs/cgroup/memory/pod1/memory.oom_control",

@@ -57,7 +57,11 @@ fn read(file_of: impl Fn(&str) -> PathBuf) -> Result<Vec<Stall>, Unavailable> {
             Err(source) => return Err(Unavailable::Read { path, source }),
         };
         let totals = parse(&text).ok_or(Unavailable::Malformed { path })?;
-        stalls.extend(totals.into_iter().map(|(kind, total_micros)| Stall { resource, kind, total_micros }));
+        stalls.extend(totals.into_iter().map(|(kind, total_micros)| Stall {
+            resource,
+            kind,
+            total_micros,
+        }));
     }
     Ok(stalls)
 }

@@ -41,14 +41,17 @@ impl RuntimeCollector {
     pub fn collect(&self, snapshot: &mut Snapshot) {
         snapshot.push(&families::TOKIO_ALIVE_TASKS, self.metrics.num_alive_tasks() as f64);
         snapshot.push(&families::TOKIO_WORKERS, self.metrics.num_workers() as f64);
-        snapshot.push(&families::TOKIO_GLOBAL_QUEUE_DEPTH, self.metrics.global_queue_depth() as f64);
+        snapshot
+            .push(&families::TOKIO_GLOBAL_QUEUE_DEPTH, self.metrics.global_queue_depth() as f64);
         let outcome = match self.saturation {
             Some((at, seen)) => {
                 snapshot.push_at(&families::TOKIO_SATURATION_RATIO, seen.ratio.get(), at);
                 snapshot.push_at(&families::TOKIO_BLOCKED_WORKERS, seen.blocked_workers as f64, at);
                 Ok(())
             }
-            None => Err(Unavailable::NotHere("no worker was watched from one tick to the next yet")),
+            None => {
+                Err(Unavailable::NotHere("no worker was watched from one tick to the next yet"))
+            }
         };
         snapshot.source("tokio_saturation", outcome);
     }

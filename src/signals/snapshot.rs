@@ -98,7 +98,12 @@ impl Snapshot {
     }
 
     fn push_reading(&mut self, reading: Reading) {
-        debug_assert_eq!(reading.labels.len(), reading.family.labels.len(), "{}", reading.family.name);
+        debug_assert_eq!(
+            reading.labels.len(),
+            reading.family.labels.len(),
+            "{}",
+            reading.family.name
+        );
         if reading.value.is_finite() {
             self.readings.push(reading);
         }

@@ -39,7 +39,8 @@ impl Location {
             });
             match v1 {
                 Some(path) => {
-                    let of_controller = |mount: &Mount<'_>| mount.kind == "cgroup" && listed(mount.options);
+                    let of_controller =
+                        |mount: &Mount<'_>| mount.kind == "cgroup" && listed(mount.options);
                     mounted(mounts, path, root, of_controller)
                         .map(|directory| Controller { directory, unified: false })
                 }
@@ -95,7 +96,8 @@ mod tests {
 
     fn check(membership: &str, mounts: &str, expected_memory: Option<(&str, bool)>) {
         let memory = Location::find(membership, mounts, Path::new("/")).memory;
-        let found = memory.as_ref().map(|found| (found.directory.to_str().expect("text"), found.unified));
+        let found =
+            memory.as_ref().map(|found| (found.directory.to_str().expect("text"), found.unified));
         let found = found.map(|(directory, unified)| (directory.trim_end_matches('/'), unified));
         assert_eq!(found, expected_memory);
     }
