@@ -97,7 +97,8 @@ impl Samples {
             if self.timers.contains_key(&thread) {
                 continue;
             }
-            match ThreadTimer::start(thread, Duration::from_nanos(NANOS_PER_SAMPLE.unsigned_abs())) {
+            match ThreadTimer::start(thread, Duration::from_nanos(NANOS_PER_SAMPLE.unsigned_abs()))
+            {
                 Ok(timer) => {
                     let name = fs::read_to_string(format!("/proc/self/task/{thread}/comm"));
                     self.names.insert(thread, name.unwrap_or_default().trim_end().to_owned());
@@ -130,7 +131,8 @@ impl Samples {
         }
         if !self.without_timer.is_empty() {
             let threads = self.without_timer.len();
-            profile.comment(&format!("threads without a timer (limit of pending signals): {threads}"));
+            profile
+                .comment(&format!("threads without a timer (limit of pending signals): {threads}"));
         }
         if !sys::stack_is_readable() {
             profile.comment("stacks have one frame: process_vm_readv is refused here");

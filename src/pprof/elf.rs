@@ -70,7 +70,9 @@ impl ElfFile {
 
     /// The linker's name of the function whose code stands at `offset` in the file.
     pub(super) fn symbol_at(&self, offset: u64) -> Option<&[u8]> {
-        let inside = |segment: &&Segment| (segment.offset..segment.offset.saturating_add(segment.bytes)).contains(&offset);
+        let inside = |segment: &&Segment| {
+            (segment.offset..segment.offset.saturating_add(segment.bytes)).contains(&offset)
+        };
         let segment = self.segments.iter().find(inside)?;
         let address = segment.address.checked_add(offset - segment.offset)?;
         let after = self.symbols.partition_point(|symbol| symbol.address <= address);
@@ -88,7 +90,8 @@ impl ElfFile {
             .iter()
             .find_map(|kind| sections.iter().find(|section| section.kind == *kind))?;
         let names = sections.get(usize::try_from(table.link).ok()?)?;
-        let mut symbols: Vec<_> = table.read(file)?.chunks_exact(SYMBOL_BYTES).filter_map(symbol).collect();
+        let mut symbols: Vec<_> =
+            table.read(file)?.chunks_exact(SYMBOL_BYTES).filter_map(symbol).collect();
         symbols.sort_unstable_by_key(|symbol| symbol.address);
         Some(Self { segments: segments(file, &header)?, symbols, names: names.read(file)? })
     }
@@ -109,7 +112,8 @@ fn header(file: &File) -> Option<Vec<u8>> {
 fn segments(file: &File, header: &[u8]) -> Option<Vec<Segment>> {
     let bytes = u64::from(u16_at(header, 56)?) * u64::try_from(SEGMENT_BYTES).ok()?;
     let table = read(file, u64_at(header, 32)?, bytes)?;
-    let segments = table.chunks_exact(SEGMENT_BYTES).filter(|segment| u32_at(segment, 0) == Some(LOAD));
+    let segments =
+        table.chunks_exact(SEGMENT_BYTES).filter(|segment| u32_at(segment, 0) == Some(LOAD));
     segments
         .map(|segment| {
             Some(Segment {
@@ -149,7 +153,8 @@ fn find_build_id(file: &File, sections: &[Section]) -> String {
     let notes = sections.iter().filter(|section| section.kind == NOTE);
     let mut ids = notes.filter_map(|section| {
         let note = section.read(file)?;
-        let (name, id) = (usize::try_from(u32_at(&note, 0)?).ok()?, usize::try_from(u32_at(&note, 4)?).ok()?);
+        let (name, id) =
+            (usize::try_from(u32_at(&note, 0)?).ok()?, usize::try_from(u32_at(&note, 4)?).ok()?);
         let start = 12 + name.next_multiple_of(4);
         let is_build_id = u32_at(&note, 8)? == BUILD_ID && note.get(12..15)? == b"GNU";
         is_build_id.then(|| note.get(start..start.checked_add(id)?).map(<[u8]>::to_vec))?
@@ -158,7 +163,8 @@ fn find_build_id(file: &File, sections: &[Section]) -> String {
 }
 
 fn read(file: &File, offset: u64, bytes: u64) -> Option<Vec<u8>> {
-    let mut buffer = vec![0; usize::try_from(Some(bytes).filter(|bytes| *bytes <= MAX_TABLE_BYTES)?).ok()?];
+    let mut buffer =
+        vec![0; usize::try_from(Some(bytes).filter(|bytes| *bytes <= MAX_TABLE_BYTES)?).ok()?];
     file.read_exact_at(&mut buffer, offset).ok()?;
     Some(buffer)
 }

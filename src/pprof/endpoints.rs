@@ -48,8 +48,7 @@ const INDEX: &str = "<!DOCTYPE html>
 
 /// The routes under `/debug/pprof/`, for a listener that only those who may read memory contents by function reach.
 pub fn routes<S: Clone + Send + Sync + 'static>(service: &Service) -> Router<S> {
-    let room =
-        Room { service: Arc::new(service.clone()), heavy: Arc::new(Semaphore::new(1)) };
+    let room = Room { service: Arc::new(service.clone()), heavy: Arc::new(Semaphore::new(1)) };
     Router::new()
         .route("/debug/pprof", get(|| async { Redirect::permanent("/debug/pprof/") }))
         .route("/debug/pprof/", get(|| async { ([NOSNIFF], Html(INDEX)) }))
@@ -113,7 +112,9 @@ async fn heap_profile(room: Room, parameters: &Parameters, view: HeapView, name:
                 Err(error) => failed(&error),
             };
         }
-        (Ok(duration), false) => encoded_heap(&room, view, duration).await.map(|profile| (duration, profile)),
+        (Ok(duration), false) => {
+            encoded_heap(&room, view, duration).await.map(|profile| (duration, profile))
+        }
     };
     match answer {
         Ok((None, profile)) => attachment(name, profile),
@@ -315,7 +316,11 @@ mod tests {
                 400,
                 "invalid value for \"seconds\" - must be at most 300",
             ),
-            ("/debug/pprof/heap?seconds=1&debug=1", 400, "seconds and debug params are incompatible"),
+            (
+                "/debug/pprof/heap?seconds=1&debug=1",
+                400,
+                "seconds and debug params are incompatible",
+            ),
             ("/debug/pprof/mutex", 404, "Unknown profile: waits for locks are not sampled"),
             ("/debug/pprof/trace", 404, "Unknown profile: Rust has no execution tracer"),
             ("/debug/pprof/nonsense", 404, "Unknown profile"),
@@ -347,7 +352,10 @@ mod tests {
 
     #[tokio::test]
     async fn symbols_are_named_for_get_and_post() {
-        let address = format!("{:#x}", seconds as fn(&Parameters) -> Result<Option<Duration>, String> as usize);
+        let address = format!(
+            "{:#x}",
+            seconds as fn(&Parameters) -> Result<Option<Duration>, String> as usize
+        );
         let request = format!("{address}+0x1+nonsense");
         for answer in [
             ask("GET", &format!("/debug/pprof/symbol?{request}"), "").await,
@@ -356,7 +364,10 @@ mod tests {
             let lines: Vec<_> = answer.text().lines().collect();
             assert_eq!(lines.len(), 2, "{lines:?}");
             assert_eq!(lines[0], "num_symbols: 1");
-            assert!(lines[1].starts_with(&address) && lines[1].ends_with("endpoints::seconds"), "{lines:?}");
+            assert!(
+                lines[1].starts_with(&address) && lines[1].ends_with("endpoints::seconds"),
+                "{lines:?}"
+            );
         }
     }
 
@@ -378,10 +389,11 @@ mod tests {
             let stop = stop.clone();
             thread::spawn(move || burn(&stop))
         };
-        let (first, second) = tokio::join!(ask("GET", "/debug/pprof/profile?seconds=1", ""), async {
-            tokio::time::sleep(Duration::from_millis(300)).await;
-            ask("GET", "/debug/pprof/profile?seconds=1", "").await
-        });
+        let (first, second) =
+            tokio::join!(ask("GET", "/debug/pprof/profile?seconds=1", ""), async {
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                ask("GET", "/debug/pprof/profile?seconds=1", "").await
+            });
         stop.store(true, Ordering::Relaxed);
         burning.join().expect("it only multiplies");
 
@@ -393,7 +405,9 @@ mod tests {
         let profile = decode(&first.body);
         assert!(profile.string_table.iter().any(|text| text == "service: shop"));
         let leaf_is_burn = |sample: &pprof::protos::Sample| {
-            function_names(&profile, sample.location_id[0]).iter().any(|name| name.ends_with("::burn"))
+            function_names(&profile, sample.location_id[0])
+                .iter()
+                .any(|name| name.ends_with("::burn"))
         };
         assert!(profile.sample.iter().any(leaf_is_burn), "no sample has burn as its leaf");
     }

@@ -126,7 +126,8 @@ impl HeapSnapshot {
     /// `t*: objects: bytes [all objects: all bytes]` (lines of single threads repeat the same and are skipped).
     fn parse(text: &str, taken: Timestamp) -> Result<Self, CaptureError> {
         let mut lines = text.lines().enumerate();
-        let interval = lines.next().and_then(|(_, line)| line.strip_prefix("heap_v2/")?.parse().ok());
+        let interval =
+            lines.next().and_then(|(_, line)| line.strip_prefix("heap_v2/")?.parse().ok());
         let sample_interval_bytes = interval.ok_or(CaptureError::MalformedDump { line: 1 })?;
         let mut stacks = HashMap::new();
         let mut stack: Option<Vec<u64>> = None;
@@ -177,7 +178,9 @@ impl Tally {
 /// ` 0x55d0 0x55e0`: return addresses, made addresses inside the call.
 fn parse_stack(text: &str) -> Option<Vec<u64>> {
     text.split_ascii_whitespace()
-        .map(|word| u64::from_str_radix(word.strip_prefix("0x")?, 16).ok().map(|pc| pc.saturating_sub(1)))
+        .map(|word| {
+            u64::from_str_radix(word.strip_prefix("0x")?, 16).ok().map(|pc| pc.saturating_sub(1))
+        })
         .collect()
 }
 
@@ -221,17 +224,33 @@ fn jemalloc_is_global() -> bool {
 /// Go leaves out `mallocgc` and `growslice` in the same way.
 fn is_allocator(function: &Function) -> bool {
     const SOURCES: &[&str] =
-        &["/library/alloc/src/", "/library/core/src/", "/hashbrown", "/jemalloc/", "/tikv-jemallocator"];
+        &["/library/alloc/src/", "/library/core/src/", "/hashbrown", "/tikv-jemalloc"];
     SOURCES.iter().any(|source| function.file.contains(source)) || is_allocator_name(&function.name)
 }
 
 /// For functions whose source file is not known.
 fn is_allocator_name(function: &str) -> bool {
-    const CRATES: &[&str] =
-        &["alloc::", "core::", "hashbrown::", "tikv_jemallocator::", "std::alloc::", "std::collections::"];
+    const CRATES: &[&str] = &[
+        "alloc::",
+        "core::",
+        "hashbrown::",
+        "tikv_jemallocator::",
+        "std::alloc::",
+        "std::collections::",
+    ];
     // Of what these implement for a service's own types, too, the service wrote no line.
     const INTERFACES: &[&str] = &["alloc::vec::", "alloc::slice::", "core::alloc::"];
-    const SYMBOLS: &[&str] = &["_rjem_", "je_", "prof_", "imalloc", "__rust_", "__rg_", "__rdl_"];
+    const SYMBOLS: &[&str] = &[
+        "_rjem_",
+        "je_",
+        "prof_",
+        "imalloc",
+        "irallocx",
+        "do_rallocx",
+        "__rust_",
+        "__rg_",
+        "__rdl_",
+    ];
     let starts = |path: &str, names: &[&str]| names.iter().any(|name| path.starts_with(name));
     match function.strip_prefix('<').and_then(|path| path.split_once(" as ")) {
         Some((path, interface)) => starts(path, CRATES) || starts(interface, INTERFACES),
@@ -270,7 +289,9 @@ mod tests {
     #[test]
     fn a_difference_holds_only_what_changed_and_may_be_negative() {
         let before = parse(DUMP);
-        let now = parse("heap_v2/524288\n  t*: 0: 0 [0: 0]\n@ 0x1001 0x2001\n  t*: 2: 1048576 [2: 1048576]\n");
+        let now = parse(
+            "heap_v2/524288\n  t*: 0: 0 [0: 0]\n@ 0x1001 0x2001\n  t*: 2: 1048576 [2: 1048576]\n",
+        );
         let changed = now.since(Some(before));
         assert_eq!(changed.len(), 1);
         assert_eq!(changed[&vec![0x3000]].in_use.bytes, -524_800);
@@ -278,9 +299,14 @@ mod tests {
 
     #[test]
     fn a_dump_that_is_not_heap_v2_names_the_line() {
-        for (text, expected) in [("", 1), ("heap_v1/1", 1), ("heap_v2/1\n@ xyz\n", 2), ("heap_v2/1\n t*: 1 2\n", 2)] {
+        for (text, expected) in
+            [("", 1), ("heap_v1/1", 1), ("heap_v2/1\n@ xyz\n", 2), ("heap_v2/1\n t*: 1 2\n", 2)]
+        {
             let error = HeapSnapshot::parse(text, Timestamp::default()).expect_err(text);
-            assert!(matches!(error, CaptureError::MalformedDump { line } if line == expected), "{error}");
+            assert!(
+                matches!(error, CaptureError::MalformedDump { line } if line == expected),
+                "{error}"
+            );
         }
     }
 
@@ -297,7 +323,9 @@ mod tests {
         ] {
             assert!(is_allocator_name(name), "{name}");
         }
-        for name in ["shop::prof_of", "<shop::Basket as core::clone::Clone>::clone", "main", "malloc_stats"] {
+        for name in
+            ["shop::prof_of", "<shop::Basket as core::clone::Clone>::clone", "main", "malloc_stats"]
+        {
             assert!(!is_allocator_name(name), "{name}");
         }
     }

@@ -59,7 +59,8 @@ impl ProfileBuilder {
         };
         // The format wants the empty string first.
         builder.string("");
-        builder.profile.sample_type = meaning.samples.iter().map(|kind| builder.kind(*kind)).collect();
+        builder.profile.sample_type =
+            meaning.samples.iter().map(|kind| builder.kind(*kind)).collect();
         builder.profile.period_type = Some(builder.kind(meaning.period_type));
         builder.profile.period = meaning.period;
         builder.profile.default_sample_type = builder.string(meaning.default_sample);
@@ -86,7 +87,12 @@ impl ProfileBuilder {
     ///
     /// Frames that `is_machinery` knows are left out from the leaf on, up to the first other one; a stack of nothing
     /// else stays whole.
-    pub(super) fn sample(&mut self, stack: &[u64], values: Vec<i64>, is_machinery: IsMachinery) -> &mut Sample {
+    pub(super) fn sample(
+        &mut self,
+        stack: &[u64],
+        values: Vec<i64>,
+        is_machinery: IsMachinery,
+    ) -> &mut Sample {
         let mut location_id = Vec::with_capacity(stack.len());
         for &address in stack {
             let functions = self.symbols.resolve(address);
@@ -110,7 +116,13 @@ impl ProfileBuilder {
     }
 
     /// As [`Self::sample`], with a text label.
-    pub(super) fn labelled_sample(&mut self, stack: &[u64], values: Vec<i64>, key: &str, value: &str) {
+    pub(super) fn labelled_sample(
+        &mut self,
+        stack: &[u64],
+        values: Vec<i64>,
+        key: &str,
+        value: &str,
+    ) {
         let label = Label { key: self.string(key), str: self.string(value), ..Label::default() };
         self.sample(stack, values, |_| false).label.push(label);
     }
@@ -146,7 +158,10 @@ impl ProfileBuilder {
         }
         let line = functions[skipped..]
             .iter()
-            .map(|function| Line { function_id: self.function(function), line: function.line.into() })
+            .map(|function| Line {
+                function_id: self.function(function),
+                line: function.line.into(),
+            })
             .collect();
         let mapping = self
             .profile

@@ -51,10 +51,16 @@ impl Ring {
     }
 
     /// Stores the frames that `walk` hands to its argument until that returns false.
-    pub(super) fn put(&self, thread: i32, weight: u32, walk: impl FnOnce(&mut dyn FnMut(usize) -> bool)) {
+    pub(super) fn put(
+        &self,
+        thread: i32,
+        weight: u32,
+        walk: impl FnOnce(&mut dyn FnMut(usize) -> bool),
+    ) {
         let index = self.next.fetch_add(1, Ordering::Relaxed) % SLOTS;
         let slot = &self.slots[index];
-        if slot.state.compare_exchange(FREE, WRITING, Ordering::Acquire, Ordering::Relaxed).is_err() {
+        if slot.state.compare_exchange(FREE, WRITING, Ordering::Acquire, Ordering::Relaxed).is_err()
+        {
             self.dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
@@ -108,9 +114,11 @@ mod tests {
     use super::*;
 
     fn put(ring: &Ring, frames: usize) {
-        ring.put(7, 1, |store| for frame in 1..=frames {
-            if !store(frame) {
-                break;
+        ring.put(7, 1, |store| {
+            for frame in 1..=frames {
+                if !store(frame) {
+                    break;
+                }
             }
         });
     }

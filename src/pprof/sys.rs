@@ -148,7 +148,11 @@ fn registers(context: &libc::ucontext_t) -> Registers {
         let index = usize::try_from(register).unwrap_or_default();
         usize::from_ne_bytes(context.uc_mcontext.gregs[index].to_ne_bytes())
     };
-    Registers { instruction: get(libc::REG_RIP), frame: get(libc::REG_RBP), stack: get(libc::REG_RSP) }
+    Registers {
+        instruction: get(libc::REG_RIP),
+        frame: get(libc::REG_RBP),
+        stack: get(libc::REG_RSP),
+    }
 }
 
 #[cfg(target_arch = "aarch64")]
@@ -249,13 +253,11 @@ impl ThreadTimer {
             return Err(io::Error::last_os_error());
         }
         let timer = Self(timer);
-        let period = libc::timespec {
-            tv_sec: 0,
-            tv_nsec: interval.subsec_nanos().into(),
-        };
+        let period = libc::timespec { tv_sec: 0, tv_nsec: interval.subsec_nanos().into() };
         let setting = libc::itimerspec { it_interval: period, it_value: period };
         // SAFETY: the timer is ours and alive, `setting` is valid for the call.
-        let status = unsafe { libc::timer_settime(timer.0, 0, &raw const setting, std::ptr::null_mut()) };
+        let status =
+            unsafe { libc::timer_settime(timer.0, 0, &raw const setting, std::ptr::null_mut()) };
         if status == 0 { Ok(timer) } else { Err(io::Error::last_os_error()) }
     }
 }
