@@ -56,7 +56,13 @@ pub(super) struct Identity {
 /// All routes of the agent.
 pub(super) fn routes(registry: Registry, progress: &Progress, service: &Identity) -> Router {
     tracing::debug!(name = service.name, version = service.version, "agent serves");
-    Router::new().route("/metrics", get(metrics)).with_state(registry).merge(progress.routes())
+    let profiled =
+        crate::pprof::Service { name: service.name.clone(), version: service.version.clone() };
+    Router::new()
+        .route("/metrics", get(metrics))
+        .with_state(registry)
+        .merge(progress.routes())
+        .merge(crate::pprof::routes(&profiled))
 }
 
 async fn metrics(State(registry): State<Registry>, headers: HeaderMap) -> Response {
