@@ -2,6 +2,7 @@
 //!
 //! In: text that others wrote. Out: small immutable values, cheap to clone. Never: a clock or a network.
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -25,6 +26,13 @@ impl MetricName {
     /// The name's text.
     #[must_use]
     pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// So that a set of names answers for a text that is not one yet.
+impl Borrow<str> for MetricName {
+    fn borrow(&self) -> &str {
         &self.0
     }
 }
@@ -133,13 +141,15 @@ pub enum CollectFailure {
     },
 }
 
-/// Samples left out of a good answer.
+/// Samples left out of a good answer, for one reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dropped {
     /// The metric concerned.
     pub name: MetricName,
     /// Why.
     pub reason: DropReason,
+    /// How many samples of the metric.
+    pub samples: u64,
 }
 
 /// Why a sample of a good answer is not kept. A closed set: it labels a counter.
@@ -153,6 +163,8 @@ pub enum DropReason {
     Duplicate,
     /// The pod's limit of series is reached.
     TooManySeries,
+    /// More labels, or longer ones, than a series may have.
+    LabelsTooLarge,
 }
 
 impl DropReason {
@@ -164,6 +176,7 @@ impl DropReason {
             Self::Negative => "negative",
             Self::Duplicate => "duplicate",
             Self::TooManySeries => "too_many_series",
+            Self::LabelsTooLarge => "labels_too_large",
         }
     }
 }
