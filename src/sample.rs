@@ -2,7 +2,6 @@
 //!
 //! In: text that others wrote. Out: small immutable values, cheap to clone. Never: a clock or a network.
 
-use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -26,13 +25,6 @@ impl MetricName {
     /// The name's text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-/// So that a set of names answers for a text that is not one yet.
-impl Borrow<str> for MetricName {
-    fn borrow(&self) -> &str {
         &self.0
     }
 }

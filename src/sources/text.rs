@@ -51,8 +51,8 @@ pub struct Parsed {
     pub dropped: Vec<Dropped>,
 }
 
-/// Reads one whole answer. `answered_at` is the time of samples that carry none of their own, and the latest time that one
-/// is given: a pod whose clock runs ahead must not have samples that stay young after it fell silent.
+/// Reads one whole answer. `answered_at` is the time of samples that carry none of their own. A time in the future stays as it
+/// is: the store ages samples by arrival, and a time moved to now would make a frozen source look alive.
 ///
 /// Every family that a policy reads is an amount, so a negative sample is left out whatever its type.
 ///
@@ -136,7 +136,7 @@ impl<'a> Kept<'a> {
             self.drop(name.clone(), DropReason::TooManySeries, 1);
         } else {
             self.index.insert(series.clone(), self.slots.len());
-            let at = raw.at.map_or(answered_at, |at| at.min(answered_at));
+            let at = raw.at.unwrap_or(answered_at);
             self.slots.push(Slot { series, value: amount(raw.value), at, copies: 1 });
         }
         Ok(())

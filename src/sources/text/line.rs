@@ -196,7 +196,7 @@ fn timestamp(token: &str, dialect: Dialect) -> Result<Timestamp, Reason> {
 
 #[expect(
     clippy::cast_possible_truncation,
-    reason = "the cast saturates; such a time is clamped later"
+    reason = "the cast saturates, which is as wrong as the time is"
 )]
 fn from_seconds(seconds: f64) -> Timestamp {
     Timestamp::from_millis((seconds * 1000.0).round() as i64)
