@@ -29,6 +29,13 @@ impl MetricName {
     }
 }
 
+/// Maps keyed by name are asked with a plain `&str`.
+impl std::borrow::Borrow<str> for MetricName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
 impl fmt::Display for MetricName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
