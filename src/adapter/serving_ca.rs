@@ -200,7 +200,7 @@ where
             Some(authority) if authority.is_due(now) => {
                 Authority::generate(now, authority.trusted().cloned().collect())
             }
-            Some(mut authority) if authority.retire(now) => Ok(authority),
+            Some(authority) if authority.has_retired(now) => Ok(authority.without_retired(now)),
             Some(authority) => return Ok(authority),
         };
         self.store(replacement.map_err(ServingCaError::Make)?, secret).await

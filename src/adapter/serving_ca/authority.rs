@@ -227,12 +227,21 @@ impl Authority {
         now >= two_thirds(self.certificate.not_before, self.certificate.not_after)
     }
 
-    /// Forgets the CAs of which no leaf can be in use any more; says whether there were any.
-    pub(super) fn retire(&mut self, now: Timestamp) -> bool {
-        let all_leaves_are_new = now >= self.certificate.not_before + CLOCK_SKEW + RETIRE_AFTER;
-        let before = self.older.len();
-        self.older.retain(|ca| ca.not_after > now && !all_leaves_are_new);
-        self.older.len() < before
+    /// Whether CAs are in the bundle of which no leaf can be in use any more.
+    pub(super) fn has_retired(&self, now: Timestamp) -> bool {
+        self.older.iter().any(|ca| !self.is_needed(ca, now))
+    }
+
+    /// The same without those CAs.
+    pub(super) fn without_retired(mut self, now: Timestamp) -> Self {
+        let older = std::mem::take(&mut self.older);
+        self.older = older.into_iter().filter(|ca| self.is_needed(ca, now)).collect();
+        self
+    }
+
+    /// Whether a leaf of a replaced CA may be in use still.
+    fn is_needed(&self, older: &CaCertificate, now: Timestamp) -> bool {
+        now < older.not_after && now < self.certificate.not_before + CLOCK_SKEW + RETIRE_AFTER
     }
 
     /// A new key and certificate for `names`, which end no later than the CA.

@@ -17,6 +17,8 @@ use crate::time::Clock;
 const API_SERVICE: &str = "v1beta1.external.metrics.k8s.io";
 const SECRET_PATH: &str = "/api/v1/namespaces/headroom-system/secrets/headroom-serving-ca";
 const DAY: Duration = Duration::from_secs(86_400);
+/// What kube-apiserver verifies.
+const SERVER_NAME: &str = "headroom-adapter.headroom-system.svc";
 /// 2026-11-24.
 const START: Timestamp = Timestamp::from_millis(1_795_500_000_000);
 
@@ -53,10 +55,17 @@ impl Replica {
         let progress = Progress::new(Clock::start());
         let installed = Installed::default();
         let metrics = ServingMetrics::register(&Registry::new()).expect("the registry is empty");
-        let sink = installed.clone();
+        let (sink, cluster) = (installed.clone(), kubernetes.clone());
         let install: Install = Box::new(move |certificate, key| {
             let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec());
-            *sink.lock() = Some((text(certificate)?, text(key)?));
+            let (certificate, key) = (text(certificate)?, text(key)?);
+            if sink.lock().is_some() {
+                // Whatever takes the place of another is trusted from its first moment.
+                let outcome =
+                    verify(&bundle(&cluster), &certificate, SERVER_NAME, made_at(&certificate));
+                assert_eq!(outcome, Ok(()), "installed before it was trusted");
+            }
+            *sink.lock() = Some((certificate, key));
             Ok(())
         });
         let ca =
@@ -130,6 +139,14 @@ fn verify(bundle: &str, leaf_pem: &str, name: &str, now: Timestamp) -> Result<()
         None,
     )?;
     leaf.verify_is_valid_for_subject_name(&ServerName::try_from(name).expect("a name"))
+}
+
+/// Certificates begin an hour before they are made.
+fn made_at(leaf_pem: &str) -> Timestamp {
+    let (_, block) =
+        x509_parser::pem::parse_x509_pem(leaf_pem.as_bytes()).expect("the leaf is PEM");
+    let not_before = block.parse_x509().expect("a certificate").validity().not_before.timestamp();
+    Timestamp::from_millis((not_before + 3600) * 1000)
 }
 
 fn assert_trusted(kubernetes: &ScriptedKubernetes, replica: &Replica, now: Timestamp) {
