@@ -1,0 +1,64 @@
+//! What both ways to a serving certificate share: [`super::serving_ca`] and [`super::serving_files`].
+//!
+//! In: a certificate that goes into use, or a failure to get one. Out: the two metrics about it. Never: a private key.
+
+use std::error::Error;
+
+use prometheus::{Gauge, IntCounter, Registry};
+
+use crate::time::Timestamp;
+
+/// Why the listener refused a certificate.
+pub type InstallError = Box<dyn Error + Send + Sync>;
+
+/// When the served certificate ends, and how often getting one failed. Clones share the values.
+#[derive(Clone, Debug)]
+pub struct ServingMetrics {
+    not_after: Gauge,
+    failures: IntCounter,
+}
+
+impl ServingMetrics {
+    /// Registers both metrics.
+    ///
+    /// # Errors
+    /// [`prometheus::Error`] if the registry has a metric of one of these names already.
+    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let not_after = Gauge::new(
+            "headroom_adapter_serving_certificate_not_after_timestamp_seconds",
+            "End of the serving certificate in use, in seconds since the Unix epoch; 0 before the first",
+        )?;
+        let failures = IntCounter::new(
+            "headroom_adapter_serving_certificate_failures_total",
+            "Failed attempts to make, sign, load, install or register the serving certificate",
+        )?;
+        registry.register(Box::new(not_after.clone()))?;
+        registry.register(Box::new(failures.clone()))?;
+        Ok(Self { not_after, failures })
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "seconds of this millennium fit into 53 bits")]
+    pub(super) fn in_use(&self, not_after: Timestamp) {
+        self.not_after.set(not_after.as_millis() as f64 / 1000.0);
+    }
+
+    pub(super) fn failed(&self) {
+        self.failures.inc();
+    }
+}
+
+/// An error with its causes, in one line.
+pub(super) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let part = error.to_string();
+        // kube repeats a cause in its own message.
+        if !text.contains(&part) {
+            text.push_str(": ");
+            text.push_str(&part);
+        }
+        cause = error.source();
+    }
+    text
+}
