@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::Api;
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
 use crate::support::kubelet::CgroupSupport;
@@ -47,7 +47,8 @@ async fn ready_pods(cluster: &Cluster, namespace: &str, wanted: usize) -> Result
     eventually(WAIT, "ready pods", async || {
         let listed = pods.list(&ListParams::default()).await?.items;
         let ready = listed.iter().filter(|pod| {
-            let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+            let conditions =
+                pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
             conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True")
         });
         Ok((ready.count() == wanted && listed.len() == wanted).then_some(listed))
@@ -116,7 +117,8 @@ fn a_container_that_ends_is_started_again_and_counted() {
         eventually(WAIT, "two restarts", async || {
             let listed = pods.list(&ListParams::default()).await?.items;
             let containers = listed.iter().filter_map(|pod| pod.status.as_ref());
-            let mut containers = containers.flat_map(|status| status.container_statuses.iter().flatten());
+            let mut containers =
+                containers.flat_map(|status| status.container_statuses.iter().flatten());
             Ok(containers.any(|container| container.restart_count >= 2).then_some(()))
         })
         .await

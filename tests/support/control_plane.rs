@@ -73,7 +73,8 @@ impl ControlPlane {
         let url = format!("https://127.0.0.1:{port}");
         for user in ["admin", "controller-manager"] {
             let path = kubeconfig_path(&dir, user);
-            let identity = json!({"client-certificate": pki.certificate(user), "client-key": pki.key(user)});
+            let identity =
+                json!({"client-certificate": pki.certificate(user), "client-key": pki.key(user)});
             fs::write(path, kubeconfig(&url, &pki, &identity))?;
         }
         let client = client_from(&kubeconfig_path(&dir, "admin")).await?;
@@ -83,15 +84,7 @@ impl ControlPlane {
         wait_ready(&client, &mut [&mut etcd, &mut apiserver]).await?;
         let mut controller_manager = start_controllers(&dir, &pki, options.hpa_sync_period)?;
         wait_for_controllers(&client, &mut controller_manager).await?;
-        Ok(Self {
-            controller_manager,
-            apiserver,
-            etcd,
-            dir,
-            url,
-            pki,
-            client,
-        })
+        Ok(Self { controller_manager, apiserver, etcd, dir, url, pki, client })
     }
 
     /// The directory with `logs/`.
@@ -126,10 +119,7 @@ impl ControlPlane {
     pub(crate) async fn token(&self, namespace: &str, account: &str) -> Result<String> {
         let accounts = Api::<ServiceAccount>::namespaced(self.client(), namespace);
         let request = TokenRequest {
-            spec: Some(TokenRequestSpec {
-                expiration_seconds: Some(3600),
-                ..Default::default()
-            }),
+            spec: Some(TokenRequestSpec { expiration_seconds: Some(3600), ..Default::default() }),
             ..Default::default()
         };
         let answer = accounts

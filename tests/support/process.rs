@@ -133,7 +133,10 @@ mod tests {
         drop(process);
         // Its new parent reaps it; until then it is a zombie, which runs nothing.
         let state = std::fs::read_to_string(format!("/proc/{grandchild}/stat"));
-        assert!(state.is_err() || state.is_ok_and(|stat| stat.contains(") Z ") || stat.contains(") X ")));
+        assert!(
+            state.is_err()
+                || state.is_ok_and(|stat| stat.contains(") Z ") || stat.contains(") X "))
+        );
     }
 
     #[test]

@@ -9,13 +9,16 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
-use kube::api::PostParams;
 use kube::Api;
+use kube::api::{DeleteParams, PostParams};
 use serde_json::json;
 use tokio::runtime::Runtime;
-use tokio::sync::{OnceCell, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use tokio::sync::{
+    MappedMutexGuard, Mutex, MutexGuard, OnceCell, RwLock, RwLockReadGuard, RwLockWriteGuard,
+};
 use tokio::time::{Instant, sleep};
 
+use super::adapter::Adapter;
 use super::control_plane::{ControlPlane, ControlPlaneOptions};
 use super::kubelet::{Kubelet, KubeletOptions};
 
@@ -25,6 +28,7 @@ pub(crate) struct Cluster {
     pub(crate) plane: ControlPlane,
     /// Its only node.
     pub(crate) kubelet: Kubelet,
+    adapter: Mutex<Option<Adapter>>,
 }
 
 impl Cluster {
@@ -37,7 +41,19 @@ impl Cluster {
         let dir = plane.dir().join("node");
         let options = KubeletOptions { node: "local".to_owned(), dir };
         let kubelet = Kubelet::start(plane.client(), options).await?;
-        Ok(Self { plane, kubelet })
+        Ok(Self { plane, kubelet, adapter: Mutex::new(None) })
+    }
+
+    /// The adapter, started by the first that asks. Locked: take what is needed and let go.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub(crate) async fn adapter(&self) -> Result<MappedMutexGuard<'_, Adapter>> {
+        let mut adapter = self.adapter.lock().await;
+        if adapter.is_none() {
+            *adapter = Some(Adapter::start(&self.plane).await?);
+        }
+        Ok(MutexGuard::map(adapter, |adapter| adapter.as_mut().expect("started above")))
     }
 
     /// Makes a namespace and waits until pods can be made in it.
@@ -54,6 +70,16 @@ impl Cluster {
             Ok(accounts.get_opt("default").await?.map(drop))
         })
         .await
+    }
+
+    /// Deletes a namespace without waiting: its pods end, and take no more of the machine.
+    ///
+    /// # Errors
+    /// The API server refuses.
+    pub(crate) async fn delete_namespace(&self, name: &str) -> Result<()> {
+        let namespaces = Api::<Namespace>::all(self.plane.client());
+        namespaces.delete(name, &DeleteParams::default()).await?;
+        Ok(())
     }
 }
 

@@ -195,7 +195,9 @@ fn make_root(base: &Path) -> io::Result<PathBuf> {
     for entry in fs::read_dir(base)? {
         let entry = entry?;
         let name = entry.file_name();
-        let Some(owner) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)) else { continue };
+        let Some(owner) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)) else {
+            continue;
+        };
         let owner = owner.split('-').next().unwrap_or(owner);
         if Path::new("/proc").join(owner).exists() {
             continue;
@@ -206,7 +208,8 @@ fn make_root(base: &Path) -> io::Result<PathBuf> {
         }
         let _busy = fs::remove_dir(entry.path());
     }
-    let unique = format!("{PREFIX}{}-{}", std::process::id(), jiff::Timestamp::now().as_millisecond());
+    let unique =
+        format!("{PREFIX}{}-{}", std::process::id(), jiff::Timestamp::now().as_millisecond());
     let path = base.join(unique);
     match fs::create_dir(&path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),

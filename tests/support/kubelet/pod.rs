@@ -178,7 +178,9 @@ impl Life {
     async fn report(&self, status: &PodStatus) {
         let (name, parameters) = (self.pod.name_any(), PatchParams::default());
         let patch = Patch::Merge(status.patch());
-        if let Err(error) = self.shared.api(&self.pod).patch_status(&name, &parameters, &patch).await {
+        if let Err(error) =
+            self.shared.api(&self.pod).patch_status(&name, &parameters, &patch).await
+        {
             self.shared.journal.note(format!("{name}: status not written: {error}"));
         }
     }
@@ -191,15 +193,17 @@ impl Life {
         command.args(words).env_clear();
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.env("HEADROOM_TEST_TOKEN_FILE", &self.token_file);
+        let mut known: Vec<(String, String)> = Vec::new();
         for variable in self.container.env.iter().flatten() {
             let reference = variable.value_from.as_ref().map(|source| source.field_ref.as_ref());
             let value = match (&variable.value, reference) {
-                (Some(value), _) => value.clone(),
+                (Some(value), _) => expand(value, &known),
                 (None, Some(Some(field))) => self.field(&field.field_path)?,
                 (None, Some(None)) => bail!("{}: only fieldRef is known here", variable.name),
                 (None, None) => String::new(),
             };
-            command.env(&variable.name, value);
+            command.env(&variable.name, &value);
+            known.push((variable.name.clone(), value));
         }
         Ok(command)
     }
@@ -216,6 +220,13 @@ impl Life {
             other => bail!("field {other} is not known here"),
         })
     }
+}
+
+/// Replaces `$(NAME)` by the variables before it, as a kubelet does.
+fn expand(value: &str, known: &[(String, String)]) -> String {
+    let replace =
+        |text: String, (name, value): &(String, String)| text.replace(&format!("$({name})"), value);
+    known.iter().fold(value.to_owned(), replace)
 }
 
 /// The token that a kubelet would mount: bound to the pod, for the API server's audience.
@@ -252,7 +263,9 @@ fn limits(container: &Container) -> Result<Limits> {
     let limits = container.resources.as_ref().and_then(|resources| resources.limits.as_ref());
     let of = |name: &str| -> Result<Option<f64>> {
         let quantity = limits.and_then(|limits| limits.get(name));
-        quantity.map(|Quantity(text)| Ok(text.parse::<headroom::quantity::Quantity>()?.to_f64())).transpose()
+        quantity
+            .map(|Quantity(text)| Ok(text.parse::<headroom::quantity::Quantity>()?.to_f64()))
+            .transpose()
     };
     Ok(Limits { cpu_cores: of("cpu")?, memory_bytes: of("memory")? })
 }

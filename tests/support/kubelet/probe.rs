@@ -33,17 +33,21 @@ impl Readiness {
         let get = probe.http_get.as_ref().context("the readiness probe is not httpGet")?;
         let port = match &get.port {
             IntOrString::Int(number) => *number,
-            IntOrString::String(name) => container
-                .ports
-                .iter()
-                .flatten()
-                .find(|port| port.name.as_ref() == Some(name))
-                .with_context(|| format!("no port is named {name}"))?
-                .container_port,
+            IntOrString::String(name) => {
+                container
+                    .ports
+                    .iter()
+                    .flatten()
+                    .find(|port| port.name.as_ref() == Some(name))
+                    .with_context(|| format!("no port is named {name}"))?
+                    .container_port
+            }
         };
         let path = get.path.as_deref().unwrap_or("/");
         let seconds = |value: Option<i32>, default: u32| {
-            Duration::from_secs(value.and_then(|value| u32::try_from(value).ok()).unwrap_or(default).into())
+            Duration::from_secs(
+                value.and_then(|value| u32::try_from(value).ok()).unwrap_or(default).into(),
+            )
         };
         Ok(Some(Self {
             url: format!("http://{address}:{port}{path}"),

@@ -47,7 +47,10 @@ pub(super) fn isolate(command: &mut Command, cgroups: Vec<File>) {
 }
 
 /// Whether our child has ended; it is not reaped by asking.
-#[expect(unsafe_code, reason = "std's try_wait reaps, and frees the id before the group is signalled")]
+#[expect(
+    unsafe_code,
+    reason = "std's try_wait reaps, and frees the id before the group is signalled"
+)]
 pub(super) fn has_exited(child: u32) -> bool {
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
     let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
