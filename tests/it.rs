@@ -29,5 +29,16 @@ mod admission;
 mod failures;
 #[path = "it/ground.rs"]
 mod ground;
+#[path = "it/reading.rs"]
+mod reading;
+#[path = "it/sandbox.rs"]
+mod sandbox;
 #[path = "it/scaling.rs"]
 mod scaling;
+
+/// `make cluster`: everything these tests use, for a person to look at.
+#[test]
+#[ignore = "runs until Ctrl-C"]
+fn cluster() {
+    support::shared::run(sandbox::serve());
+}

@@ -3,19 +3,18 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::ListParams;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use crate::support::adapter::Leader;
 use crate::support::constant_adapter::ConstantAdapter;
+use crate::support::control_plane::ControlPlaneOptions;
 use crate::support::kubelet::CgroupSupport;
 use crate::support::load::{Load, LoadDriver};
 use crate::support::shared::{Cluster, alone, eventually, run};
-use crate::support::timeline::{Expectation, Recorder, demand};
+use crate::support::timeline::{Expectation, Recorder};
 use crate::support::workload::{PolicyOptions, SampleOptions, create, policy, sample_deployment};
 
 const MEBIBYTE: f64 = 1_048_576.0;
@@ -105,17 +104,14 @@ const TIMES: Times = Times {
     down_within: Duration::from_secs(60),
 };
 
-async fn prepare(cluster: &Cluster, case: &Case) -> Result<()> {
-    let client = cluster.plane.client();
+async fn deploy(cluster: &Cluster, case: &Case) -> Result<()> {
     let sample = SampleOptions {
         startup_delay: Duration::from_secs(10),
         limits: case.limits.clone(),
         ..SampleOptions::default()
     };
     cluster.namespace(case.namespace).await?;
-    create(client.clone(), case.namespace, sample_deployment(NAME, &sample)).await?;
-    let policy = policy(NAME, &json!([case.signal]), &PolicyOptions::default());
-    create(client, case.namespace, policy).await?;
+    create(cluster.plane.client(), case.namespace, sample_deployment(NAME, &sample)).await?;
     Ok(())
 }
 
@@ -180,7 +176,11 @@ fn every_signal_scales_up_with_its_load_and_back() {
         let cluster = alone().await?;
         drop(cluster.adapter().await?);
         let cases = cases(idle_heap_bytes(&cluster).await?);
-        futures::future::try_join_all(cases.iter().map(|case| prepare(&cluster, case))).await?;
+        for case in &cases {
+            deploy(&cluster, case).await?;
+            let policy = policy(NAME, &json!([case.signal]), &PolicyOptions::default());
+            create(cluster.plane.client(), case.namespace, policy).await?;
+        }
         let runs = cases.iter().map(|case| scale(&cluster, case, TIMES));
         let mut report = Vec::new();
         for (case, outcome) in cases.iter().zip(futures::future::join_all(runs).await) {
@@ -205,53 +205,45 @@ fn every_signal_scales_up_with_its_load_and_back() {
     });
 }
 
-/// The check above is worth something only if it fails where nobody looks at the pods.
+/// The check above is worth something only if it fails where nobody looks at the pods. A control plane
+/// of its own: the shared one's API is the adapter's.
 #[test]
 fn an_adapter_that_serves_a_constant_fails_the_same_check() {
     run(async {
-        let cluster = alone().await?;
-        let (installation, port) = {
-            let adapter = cluster.adapter().await?;
-            (adapter.installation().clone(), adapter.port())
-        };
+        let cluster = Cluster::start(ControlPlaneOptions::new("constant")?).await?;
         let first = cases(0.0).into_iter().next().context("a case")?;
         let case = Case { namespace: "scales-constant", ..first };
-        prepare(&cluster, &case).await?;
-        wait_for_hpa(&cluster, case.namespace).await?;
-        cluster.adapter().await?.kill();
         let constant = ConstantAdapter::start(6).await?;
-        installation
-            .lead_external_metrics(&cluster.plane, Leader::Other { port: constant.port() })?;
-        let outcome = check_constant(&cluster, &case).await;
-        installation.lead_external_metrics(&cluster.plane, Leader::Adapter { port })?;
-        let mut adapter = cluster.adapter().await?;
-        adapter.start_again()?;
-        adapter.wait_available(&cluster.plane).await?;
-        cluster.delete_namespace(case.namespace).await?;
-        outcome
+        constant.register(&cluster.plane)?;
+        deploy(&cluster, &case).await?;
+        create(cluster.plane.client(), case.namespace, hpa()).await?;
+        let times = Times {
+            up_within: Duration::from_secs(20),
+            load: Duration::from_secs(25),
+            down_within: Duration::from_secs(35),
+        };
+        let faults = scale(&cluster, &case, times).await?;
+        for expected in ["before the load", "35s after the load"] {
+            let found = faults.iter().any(|fault| fault.starts_with(expected));
+            ensure!(found, "{expected:?} is not in {faults:?}");
+        }
+        Ok(())
     });
 }
 
-async fn check_constant(cluster: &Cluster, case: &Case) -> Result<()> {
-    let client = cluster.plane.client();
-    eventually(Duration::from_secs(60), "the constant", async || {
-        let demand = demand(&client, case.namespace, NAME).await.ok();
-        Ok(demand.filter(|demand| (demand - 6.0).abs() < 1e-9))
+/// The HPA that the controller writes for the policies of these tests.
+fn hpa() -> Value {
+    json!({
+        "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": NAME},
+        "spec": {
+            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": NAME},
+            "minReplicas": 1,
+            "maxReplicas": 20,
+            "metrics": [{"type": "External", "external": {
+                "metric": {"name": "headroom_demand", "selector": {"matchLabels": {"policy": NAME}}},
+                "target": {"type": "AverageValue", "averageValue": "1"},
+            }}],
+            "behavior": {"scaleDown": {"stabilizationWindowSeconds": 15}},
+        },
     })
-    .await?;
-    let times = Times {
-        up_within: Duration::from_secs(20),
-        load: Duration::from_secs(25),
-        down_within: Duration::from_secs(35),
-    };
-    let faults = scale(cluster, case, times).await?;
-    ensure!(faults.iter().any(|fault| fault.contains("after the load:")), "{faults:?}");
-    Ok(())
-}
-
-/// The controller writes the HPA of a policy with an autoscaler.
-async fn wait_for_hpa(cluster: &Cluster, namespace: &str) -> Result<()> {
-    let hpas = Api::<HorizontalPodAutoscaler>::namespaced(cluster.plane.client(), namespace);
-    eventually(Duration::from_secs(30), "the HPA", async || Ok(hpas.get_opt(NAME).await?.map(drop)))
-        .await
 }

@@ -39,21 +39,6 @@ pub(crate) struct Installation {
     pub(crate) api_services: Vec<String>,
 }
 
-/// Who answers for external.metrics.k8s.io.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Leader {
-    /// The adapter, at its port.
-    Adapter {
-        /// Its secure port.
-        port: u16,
-    },
-    /// Another server, whatever its certificate.
-    Other {
-        /// Its port.
-        port: u16,
-    },
-}
-
 /// In which an APIService must become Available: discovery is asked again every 30 s at worst.
 const AVAILABLE: Duration = Duration::from_secs(60);
 
@@ -94,11 +79,6 @@ impl Adapter {
     /// Its own address.
     pub(crate) fn url(&self) -> String {
         format!("https://127.0.0.1:{}", self.port)
-    }
-
-    /// The port it serves the APIs on.
-    pub(crate) fn port(&self) -> u16 {
-        self.port
     }
 
     /// The address of its own metrics and probes.
@@ -196,42 +176,6 @@ impl Installation {
         let list = json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string();
         plane.kubectl_with_input(&["apply", "--server-side", "-f", "-"], &list)?;
         Ok(installation)
-    }
-
-    /// Leads external.metrics.k8s.io to another server on this machine, without checking who it is, or
-    /// back to the adapter.
-    ///
-    /// # Errors
-    /// The API server refuses.
-    pub(crate) fn lead_external_metrics(&self, plane: &ControlPlane, to: Leader) -> Result<()> {
-        let (service, port, unchecked) = match to {
-            Leader::Adapter { port } => (self.service.as_str(), port, Value::Null),
-            Leader::Other { port } => ("other-adapter", port, json!(true)),
-        };
-        let object = json!({
-            "apiVersion": "v1", "kind": "Service",
-            "metadata": {"name": service, "namespace": self.namespace},
-            "spec": {"type": "ExternalName", "externalName": "localhost",
-                     "ports": [{"name": "https", "port": port}]},
-        });
-        plane.kubectl_with_input(
-            &["apply", "--server-side", "--force-conflicts", "-f", "-"],
-            &object.to_string(),
-        )?;
-        let patch = json!({"spec": {
-            "service": {"name": service, "port": port},
-            "insecureSkipTLSVerify": unchecked,
-            "caBundle": null,
-        }});
-        plane.kubectl(&[
-            "patch",
-            "apiservice",
-            "v1beta1.external.metrics.k8s.io",
-            "--type=merge",
-            "-p",
-            &patch.to_string(),
-        ])?;
-        Ok(())
     }
 
     /// Waits until every APIService is Available, as long as `check` finds nothing wrong.

@@ -21,6 +21,8 @@ use tokio::net::TcpListener;
 use tokio::task::AbortHandle;
 use tokio_rustls::TlsAcceptor;
 
+use super::control_plane::ControlPlane;
+
 /// A running constant adapter; it ends when dropped.
 #[derive(Debug)]
 pub(crate) struct ConstantAdapter {
@@ -48,9 +50,30 @@ impl ConstantAdapter {
         Ok(Self { port, task: task.abort_handle() })
     }
 
-    /// Where it listens.
-    pub(crate) fn port(&self) -> u16 {
-        self.port
+    /// Has the API server ask it for external metrics, whatever its certificate.
+    ///
+    /// # Errors
+    /// The API server refuses.
+    pub(crate) fn register(&self, plane: &ControlPlane) -> Result<()> {
+        let service = json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": "constant", "namespace": "default"},
+            "spec": {"type": "ExternalName", "externalName": "localhost",
+                     "ports": [{"name": "https", "port": self.port}]},
+        });
+        let api = json!({
+            "apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService",
+            "metadata": {"name": "v1beta1.external.metrics.k8s.io"},
+            "spec": {
+                "group": "external.metrics.k8s.io", "version": "v1beta1",
+                "groupPriorityMinimum": 100, "versionPriority": 100,
+                "insecureSkipTLSVerify": true,
+                "service": {"name": "constant", "namespace": "default", "port": self.port},
+            },
+        });
+        let list = json!({"apiVersion": "v1", "kind": "List", "items": [service, api]});
+        plane.kubectl_with_input(&["apply", "-f", "-"], &list.to_string())?;
+        Ok(())
     }
 }
 

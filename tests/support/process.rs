@@ -110,6 +110,8 @@ fn spawn_on_lasting_thread(command: Command) -> io::Result<Child> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn sleeper(dir: &Path) -> Process {
@@ -131,12 +133,13 @@ mod tests {
         };
         assert!(Path::new(&format!("/proc/{grandchild}")).exists());
         drop(process);
-        // Its new parent reaps it; until then it is a zombie, which runs nothing.
-        let state = std::fs::read_to_string(format!("/proc/{grandchild}/stat"));
-        assert!(
-            state.is_err()
-                || state.is_ok_and(|stat| stat.contains(") Z ") || stat.contains(") X "))
-        );
+        // A kill is on its way when it was sent; what is left of it then runs nothing more.
+        let runs = || {
+            let stat = std::fs::read_to_string(format!("/proc/{grandchild}/stat"));
+            stat.is_ok_and(|stat| !stat.contains(") Z ") && !stat.contains(") X "))
+        };
+        let tries = std::iter::repeat_with(|| thread::sleep(Duration::from_millis(10))).take(500);
+        assert!(tries.map(|()| runs()).any(|runs| !runs), "{grandchild} still runs");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use kube::Client;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, PostParams};
 use kube::{Api, ResourceExt as _};
@@ -105,7 +105,7 @@ pub(crate) fn policy(name: &str, signals: &Value, options: &PolicyOptions) -> Va
 }
 
 /// The API of a kind that has no Rust type here.
-pub(crate) fn dynamic(
+fn dynamic(
     client: Client,
     namespace: &str,
     api_version: &str,
@@ -123,14 +123,19 @@ pub(crate) fn policies(client: Client, namespace: &str) -> Api<DynamicObject> {
     dynamic(client, namespace, "headroom.dev/v1alpha1", "ScalingPolicy", "scalingpolicies")
 }
 
-/// Creates a Deployment or a ScalingPolicy as JSON; its name.
+/// Creates a Deployment, ScalingPolicy or HPA from JSON; its name.
 ///
 /// # Errors
 /// The API server refuses it.
 pub(crate) async fn create(client: Client, namespace: &str, body: Value) -> Result<String> {
     let api = match body["kind"].as_str() {
         Some("ScalingPolicy") => policies(client, namespace),
-        _ => dynamic(client, namespace, "apps/v1", "Deployment", "deployments"),
+        Some("Deployment") => dynamic(client, namespace, "apps/v1", "Deployment", "deployments"),
+        Some("HorizontalPodAutoscaler") => {
+            let (kind, plural) = ("HorizontalPodAutoscaler", "horizontalpodautoscalers");
+            dynamic(client, namespace, "autoscaling/v2", kind, plural)
+        }
+        other => bail!("no plural is known of {other:?}"),
     };
     let created = api.create(&PostParams::default(), &serde_json::from_value(body)?).await?;
     Ok(created.name_any())

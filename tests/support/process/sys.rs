@@ -18,8 +18,6 @@ pub(crate) enum Signal {
     Kill,
     /// `SIGSTOP`: the process keeps its sockets and answers nothing.
     Stop,
-    /// `SIGCONT`
-    Continue,
 }
 
 /// Gives the command its own process group, joins it to the cgroups, and has the kernel kill it when
@@ -68,7 +66,6 @@ pub(super) fn signal_group(leader: u32, signal: Signal) {
         Signal::Terminate => libc::SIGTERM,
         Signal::Kill => libc::SIGKILL,
         Signal::Stop => libc::SIGSTOP,
-        Signal::Continue => libc::SIGCONT,
     };
     let Ok(group) = libc::pid_t::try_from(leader) else { return };
     // SAFETY: plain system call.
