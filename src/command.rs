@@ -16,7 +16,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Adapter(args) => adapter::run(args),
         Command::Crd => {
             use std::io::Write;
-            Ok(std::io::stdout().write_all(crate::controller::crd_yaml().as_bytes())?)
+            Ok(std::io::stdout().write_all(crate::controller::crd::crd_yaml()?.as_bytes())?)
         }
     }
 }

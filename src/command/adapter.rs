@@ -118,7 +118,7 @@ impl Parts {
     fn elect(&self, tasks: &mut Tasks, shutdown: &CancellationToken) -> anyhow::Result<watch::Receiver<bool>> {
         let replica = match &self.args.identity {
             Some(name) => name.clone(),
-            None => sysinfo::System::host_name().unwrap_or_else(|| "headroom-adapter".to_owned()),
+            None => sysinfo::System::host_name().unwrap_or_else(|_| "headroom-adapter".to_owned()),
         };
         let namespace = &self.args.namespace;
         let (election, leading) =

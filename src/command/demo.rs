@@ -92,7 +92,7 @@ async fn show(args: DemoArgs) -> anyhow::Result<()> {
     let with_token = [("HEADROOM_LOG", "error"), ("HEADROOM_DEMO_TOKEN", credentials.token.as_str())];
     let adapter = Process::start(&adapter_arguments(&args, credentials.folder()), &with_token)?;
 
-    let load = tokio::spawn(load::run(args.service_address(), load::Plan::default(), shutdown.clone()));
+    let load = tokio::spawn(load::run(args.service_address(), scenario::load()?, shutdown.clone()));
     let drawn = draw(&args, &credentials, (service.id(), adapter.id()), shutdown.clone()).await;
     shutdown.cancel();
     let _ = load.await;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-use crate::adapter::serving::self_signed;
+use crate::adapter::self_signed;
 
 /// Names in the folder.
 pub(super) const CERTIFICATE: &str = "tls.crt";
@@ -33,7 +33,7 @@ impl Credentials {
         let token = token.unwrap_or_else(|| format!("{:032x}", rand::random::<u128>()));
         let credentials = Self { folder, ca_pem: made.ca_pem.clone().into_bytes(), token };
         credentials.write(CA, &made.ca_pem)?;
-        credentials.write(CERTIFICATE, &made.cert_pem)?;
+        credentials.write(CERTIFICATE, &made.certificate_pem)?;
         credentials.write(KEY, &made.key_pem)?;
         Ok(credentials)
     }

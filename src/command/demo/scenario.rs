@@ -7,7 +7,8 @@ use std::time::Duration;
 use crate::policy::{
     Aggregate, Endpoint, LatencyTarget, Learned, Policy, PolicyId, Port, Scheme, Signal, SignalKind, TargetRef, Threshold,
 };
-use crate::units::{Measure, Ratio, UnitError};
+use super::load::Plan;
+use crate::units::{ByteCount, BytesPerSecond, CpuCores, Measure, Ratio, TaskCount, UnitError};
 
 /// The replica bounds of the demo's HPA.
 pub(super) const MIN_REPLICAS: u32 = 1;
@@ -93,6 +94,23 @@ pub(super) fn policy(agent_port: u16) -> Result<Policy, UnitError> {
     })
 }
 
+/// The load at the top of its wave: two to four pods' worth of each signal.
+///
+/// # Errors
+/// None with these constants; the units check them.
+pub(super) fn load() -> Result<Plan, UnitError> {
+    Ok(Plan {
+        period: Duration::from_secs(120),
+        tasks: TaskCount::new(800.0)?,
+        heap: ByteCount::new(192.0 * 1024.0 * 1024.0)?,
+        allocation: BytesPerSecond::new(60e6)?,
+        cpu: CpuCores::new(0.5)?,
+        work_per_second: 140.0,
+        work_duration: Duration::from_millis(50),
+        queue_items: 80.0,
+    })
+}
+
 /// The demo's policy by name.
 pub(super) fn id() -> PolicyId {
     PolicyId { namespace: "default".into(), name: "sample".into() }
@@ -104,7 +122,7 @@ fn latency() -> Result<LatencyTarget, UnitError> {
         target: Threshold::new(0.15)?,
         endpoint: Some(Arc::from("POST /work")),
         concurrency: NonZeroU32::new(8),
-        service_time: Some(Duration::from_millis(100)),
+        service_time: Some(Duration::from_millis(50)),
     })
 }
 
