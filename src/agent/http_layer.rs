@@ -44,6 +44,8 @@ const BUCKETS: [f64; 24] = [
 #[derive(Clone, Debug)]
 pub struct HttpLayer(Arc<Requests>);
 
+type Paths = HashMap<Box<str>, Arc<Endpoint>>;
+
 #[derive(Debug)]
 struct Requests {
     duration: HistogramVec,
@@ -51,7 +53,7 @@ struct Requests {
     busy: CounterVec,
     folded: IntCounter,
     /// By method, then by path: a known endpoint is found without building its name.
-    endpoints: RwLock<HashMap<&'static str, HashMap<Box<str>, Arc<Endpoint>>>>,
+    endpoints: RwLock<HashMap<&'static str, Paths>>,
     endpoint_count: AtomicUsize,
     histogram_count: AtomicUsize,
     /// Its series appear with the first request that needs them.

@@ -92,7 +92,6 @@ impl Snapshot {
     }
 
     /// The sources by name, each with the reason if it had nothing to say.
-    #[must_use]
     pub fn sources(&self) -> &[(&'static str, Result<(), Unavailable>)] {
         &self.sources
     }

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Jemalloc;
 
-const BATCH_BYTES: u64 = 16 * 1024;
+const BATCH_BYTES: u64 = 64 * 1024;
 const BATCH_ALLOCATIONS: u64 = 64;
 
 /// Threads share these round robin, so that few of them meet in one.
