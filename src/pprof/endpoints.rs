@@ -43,7 +43,8 @@ const INDEX: &str = "<!DOCTYPE html>
 <li><a href=\"symbol\">symbol</a>: names of addresses, <code>0xADDRESS+0xADDRESS</code></li>
 </ul>
 <p><code>lines=1</code> adds inlined functions and lines; reading them takes about four times the size of the
-debug information in memory. <code>go tool pprof</code> adds them by itself where it finds the executable.</p>
+debug information in memory. Where the executable is at hand, <code>go tool pprof -symbolize=local:force</code> reads them
+on your side.</p>
 <p><code>go tool pprof -top http://HOST/debug/pprof/heap</code></p>
 </body></html>
 ";

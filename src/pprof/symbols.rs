@@ -4,8 +4,8 @@
 //! one profile.
 //!
 //! Line tables are not read unasked: an executable with 18 MB of debug information took 70 MB more memory for one
-//! profile, and 120 MB of allocation that the service's own signals then show. `go tool pprof` reads them itself where it
-//! has the executable, which it knows by the build id.
+//! profile, and 120 MB of allocation that the service's own signals then show; its symbols take under 10. Where the
+//! executable is at hand, `go tool pprof -symbolize=local:force` reads the lines on the reader's machine.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
