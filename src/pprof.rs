@@ -12,6 +12,7 @@ mod elf;
 mod endpoints;
 mod heap;
 mod mappings;
+mod paths;
 mod profile;
 mod ring;
 mod symbols;

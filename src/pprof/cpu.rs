@@ -16,9 +16,10 @@ use parking_lot::Mutex;
 
 use super::profile::{Meaning, ProfileBuilder};
 use super::ring::Stack;
+use super::symbols::Detail;
 use super::sys::{self, Sampling, ThreadTimer};
 use super::{CaptureError, Service};
-use crate::time::{Clock, wall_now};
+use crate::time::{Clock, Moment, wall_now};
 
 /// Not a divisor of common timer rates, so that samples do not march in step with periodic work.
 const NANOS_PER_SAMPLE: i64 = 1_000_000_000 / 99;
@@ -47,6 +48,7 @@ static RUNNING: Mutex<()> = Mutex::new(());
 pub(super) fn capture(
     service: &Service,
     duration: Duration,
+    detail: Detail,
     cancelled: &Receiver<()>,
 ) -> Result<Option<Vec<u8>>, CaptureError> {
     let _running = RUNNING.try_lock().ok_or(CaptureError::CpuInUse)?;
@@ -55,7 +57,7 @@ pub(super) fn capture(
     let mut samples = Samples::default();
     loop {
         samples.arm_new_threads();
-        let left = duration.saturating_sub(clock.now().monotonic.since(Default::default()));
+        let left = duration.saturating_sub(clock.now().monotonic.since(Moment::default()));
         match cancelled.recv_timeout(ROUND.min(left)) {
             Err(RecvTimeoutError::Timeout) => {}
             Ok(()) | Err(RecvTimeoutError::Disconnected) => return Ok(None),
@@ -68,7 +70,7 @@ pub(super) fn capture(
     drop(mem::take(&mut samples.timers));
     samples.collect(&sampling);
     drop(sampling);
-    let mut profile = ProfileBuilder::new(service, &MEANING);
+    let mut profile = ProfileBuilder::new(service, &MEANING, detail);
     profile.covers(start, duration);
     samples.write(&mut profile);
     Ok(Some(profile.finish()))

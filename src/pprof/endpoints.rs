@@ -17,7 +17,7 @@ use serde::Deserialize;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::heap::{self, HeapView};
-use super::symbols::Symbolizer;
+use super::symbols::{Detail, Symbolizer};
 use super::{CaptureError, Service, cpu};
 
 const DEFAULT_SECONDS: u64 = 30;
@@ -42,6 +42,9 @@ const INDEX: &str = "<!DOCTYPE html>
 <li><a href=\"cmdline\">cmdline</a>: the command line, separated by NUL</li>
 <li><a href=\"symbol\">symbol</a>: names of addresses, <code>0xADDRESS+0xADDRESS</code></li>
 </ul>
+<p><code>lines=1</code> adds inlined functions and lines; reading them takes about four times the size of the
+debug information in memory. Where the executable is at hand, <code>go tool pprof -symbolize=local:force</code> reads them
+on your side.</p>
 <p><code>go tool pprof -top http://HOST/debug/pprof/heap</code></p>
 </body></html>
 ";
@@ -75,6 +78,18 @@ struct Room {
 struct Parameters {
     seconds: Option<String>,
     debug: Option<String>,
+    lines: Option<String>,
+}
+
+impl Parameters {
+    fn detail(&self) -> Detail {
+        if is_set(self.lines.as_ref()) { Detail::Lines } else { Detail::Functions }
+    }
+}
+
+/// As Go reads its flags: any number but 0.
+fn is_set(flag: Option<&String>) -> bool {
+    flag.is_some_and(|flag| flag.parse::<i64>().is_ok_and(|number| number != 0))
 }
 
 async fn cpu_profile(State(room): State<Room>, Query(parameters): Query<Parameters>) -> Response {
@@ -84,7 +99,8 @@ async fn cpu_profile(State(room): State<Room>, Query(parameters): Query<Paramete
     };
     // A client that goes away drops this future, and with it the sender: the capture sees that and ends.
     let (_requester, cancelled) = mpsc::channel();
-    match on_thread(move || cpu::capture(&room.service, duration, &cancelled)).await {
+    let detail = parameters.detail();
+    match on_thread(move || cpu::capture(&room.service, duration, detail, &cancelled)).await {
         Ok(Some(profile)) => attachment("profile", profile),
         Ok(None) => failed(&CaptureError::Lost),
         Err(error) => failed(&error),
@@ -100,7 +116,7 @@ async fn allocated(State(room): State<Room>, Query(parameters): Query<Parameters
 }
 
 async fn heap_profile(room: Room, parameters: &Parameters, view: HeapView, name: &str) -> Response {
-    let text = parameters.debug.as_deref().is_some_and(|debug| debug != "0");
+    let text = is_set(parameters.debug.as_ref());
     let answer = match (seconds(parameters), text) {
         (Err(why), _) => return failure(StatusCode::BAD_REQUEST, &why),
         (Ok(Some(_)), true) => {
@@ -112,9 +128,9 @@ async fn heap_profile(room: Room, parameters: &Parameters, view: HeapView, name:
                 Err(error) => failed(&error),
             };
         }
-        (Ok(duration), false) => {
-            encoded_heap(&room, view, duration).await.map(|profile| (duration, profile))
-        }
+        (Ok(duration), false) => encoded_heap(&room, view, parameters.detail(), duration)
+            .await
+            .map(|profile| (duration, profile)),
     };
     match answer {
         Ok((None, profile)) => attachment(name, profile),
@@ -126,6 +142,7 @@ async fn heap_profile(room: Room, parameters: &Parameters, view: HeapView, name:
 async fn encoded_heap(
     room: &Room,
     view: HeapView,
+    detail: Detail,
     duration: Option<Duration>,
 ) -> Result<Vec<u8>, CaptureError> {
     let before = match duration {
@@ -137,7 +154,8 @@ async fn encoded_heap(
         }
     };
     let service = room.service.clone();
-    alone(room, move || Ok(heap::encode(&service, view, heap::snapshot(view)?, before))).await
+    alone(room, move || Ok(heap::encode(&service, view, detail, heap::snapshot(view)?, before)))
+        .await
 }
 
 async fn command_line() -> Response {
@@ -157,7 +175,7 @@ async fn symbol_by_body(State(room): State<Room>, body: String) -> Response {
 /// Answers for each `+`-separated address that has a name. The first line only says that this service knows symbols.
 async fn symbols(room: &Room, request: String) -> Response {
     let names = alone(room, move || {
-        let mut symbolizer = Symbolizer::new();
+        let mut symbolizer = Symbolizer::new(Detail::Functions);
         let mut text = "num_symbols: 1\n".to_owned();
         for address in request.split('+').take(MAX_SYMBOLS).filter_map(parse_address) {
             // The protocol has one name per address: the function that was compiled, not what was inlined into it.

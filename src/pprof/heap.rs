@@ -10,7 +10,7 @@ use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use super::profile::{Meaning, ProfileBuilder};
-use super::symbols::Function;
+use super::symbols::{Detail, Function};
 use super::{CaptureError, Service, sys};
 use crate::time::{Timestamp, wall_now};
 
@@ -77,10 +77,12 @@ pub(super) fn snapshot(view: HeapView) -> Result<HeapSnapshot, CaptureError> {
     HeapSnapshot::parse(&text, wall_now())
 }
 
-/// The profile of one snapshot or, with an earlier one, of what changed since. Symbolizes: blocks for up to seconds.
+/// The profile of one snapshot or, with an earlier one, of what changed since. Looks up symbols: blocks, with lines
+/// for up to seconds.
 pub(super) fn encode(
     service: &Service,
     view: HeapView,
+    detail: Detail,
     now: HeapSnapshot,
     before: Option<HeapSnapshot>,
 ) -> Vec<u8> {
@@ -98,7 +100,7 @@ pub(super) fn encode(
             HeapView::Allocated => "alloc_space",
         },
     };
-    let mut profile = ProfileBuilder::new(service, &meaning);
+    let mut profile = ProfileBuilder::new(service, &meaning, detail);
     if !sys::heap_profiling_active().unwrap_or(false) {
         profile.comment("sampling is off now (prof.active): newer allocations are missing");
     }

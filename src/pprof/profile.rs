@@ -15,7 +15,8 @@ use pprof::protos::{Label, Line, Location, Mapping, Message, Profile, Sample, Va
 
 use super::Service;
 use super::elf::ElfFile;
-use super::symbols::{Function, Symbolizer};
+use super::paths::Paths;
+use super::symbols::{Detail, Function, Symbolizer};
 use crate::time::{Timestamp, wall_now};
 
 /// A kind of value and its unit, such as `("cpu", "nanoseconds")`.
@@ -45,17 +46,22 @@ pub(super) struct ProfileBuilder {
     functions: HashMap<(String, String), u64>,
     locations: HashMap<(u64, usize), u64>,
     symbols: Symbolizer,
+    paths: Paths,
+    /// Inlined functions, which get their paths when all are known: place, name, file.
+    inlined: Vec<(usize, String, String)>,
 }
 
 impl ProfileBuilder {
     /// A profile without samples.
-    pub(super) fn new(service: &Service, meaning: &Meaning) -> Self {
+    pub(super) fn new(service: &Service, meaning: &Meaning, detail: Detail) -> Self {
         let mut builder = Self {
             profile: Profile::default(),
             strings: HashMap::new(),
             functions: HashMap::new(),
             locations: HashMap::new(),
-            symbols: Symbolizer::new(),
+            symbols: Symbolizer::new(detail),
+            paths: Paths::default(),
+            inlined: Vec::new(),
         };
         // The format wants the empty string first.
         builder.string("");
@@ -65,7 +71,9 @@ impl ProfileBuilder {
         builder.profile.period = meaning.period;
         builder.profile.default_sample_type = builder.string(meaning.default_sample);
         builder.comment(&format!("service: {}", service.name));
-        builder.comment(&format!("version: {}", service.version));
+        if !service.version.is_empty() {
+            builder.comment(&format!("version: {}", service.version));
+        }
         builder.add_mappings();
         builder.covers(wall_now(), Duration::ZERO);
         builder
@@ -129,6 +137,10 @@ impl ProfileBuilder {
 
     /// The message, gzipped: the payload of every endpoint.
     pub(super) fn finish(mut self) -> Vec<u8> {
+        for (place, name, file) in std::mem::take(&mut self.inlined) {
+            let name = self.paths.complete(&name, &file);
+            self.profile.function[place].name = self.string(&name);
+        }
         self.profile.string_table = vec![String::new(); self.strings.len()];
         for (text, index) in self.strings {
             let index = usize::try_from(index).expect("indices count from 0");
@@ -156,11 +168,11 @@ impl ProfileBuilder {
         if let Some(id) = self.locations.get(&(address, skipped)) {
             return *id;
         }
-        let line = functions[skipped..]
-            .iter()
-            .map(|function| Line {
-                function_id: self.function(function),
-                line: function.line.into(),
+        let outermost = functions.len().saturating_sub(1);
+        let line = (skipped..functions.len())
+            .map(|index| Line {
+                function_id: self.function(&functions[index], index < outermost),
+                line: functions[index].line.into(),
             })
             .collect();
         let mapping = self
@@ -182,10 +194,16 @@ impl ProfileBuilder {
         id
     }
 
-    fn function(&mut self, function: &Function) -> u64 {
+    fn function(&mut self, function: &Function, inlined: bool) -> u64 {
         let key = (function.system_name.clone(), function.file.clone());
         if let Some(id) = self.functions.get(&key) {
             return *id;
+        }
+        if inlined {
+            let place = self.profile.function.len();
+            self.inlined.push((place, function.name.clone(), function.file.clone()));
+        } else {
+            self.paths.learn(&function.name, &function.file);
         }
         let id = next_id(self.profile.function.len());
         let entry = pprof::protos::Function {

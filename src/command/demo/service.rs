@@ -84,6 +84,7 @@ impl Service {
         let address = listener.local_addr().map_err(bind)?;
         let agent = Agent::builder()
             .service("sample")
+            .version(env!("CARGO_PKG_VERSION"))
             .bind(options.agent_bind)
             .start()
             .map_err(ServiceError::Agent)?;
