@@ -42,7 +42,7 @@ impl Memory {
         let of_start = |field: fn(&LearnedSignal) -> Option<f64>| start.as_ref().and_then(field);
         Self {
             signal: signal.clone(),
-            long: WindowMean::new(policy.window),
+            long: WindowMean::new(policy.window, policy.endpoint.interval),
             warm: false,
             base: BaseLearning::new(of_start(|learned| learned.base)),
             cost: CostLearning::new(
@@ -55,7 +55,9 @@ impl Memory {
 
     /// The memory for a changed policy: all of it for the same signal, what was learned where only its numbers changed.
     pub(super) fn carry_over(self, signal: &Signal, old: &Policy, new: &Policy) -> Self {
-        if self.signal == *signal && old.window == new.window {
+        let same_windows =
+            old.window == new.window && old.endpoint.interval == new.endpoint.interval;
+        if self.signal == *signal && same_windows {
             return self;
         }
         let mut fresh = Self::new(signal, new);

@@ -64,23 +64,25 @@ struct Slot {
     weighted: Totals,
 }
 
-/// The mean over the last `window`. A total stands for the time since the one before it.
+/// The mean over the last `window`. A total stands for the time since the one before it, up to two intervals; the first
+/// for one interval.
 #[derive(Clone, Debug)]
 pub(super) struct WindowMean {
     window: Duration,
+    interval: Duration,
     slots: VecDeque<Slot>,
     newest: Option<(Moment, Totals)>,
 }
 
 impl WindowMean {
-    pub(super) fn new(window: Duration) -> Self {
-        Self { window, slots: VecDeque::new(), newest: None }
+    pub(super) fn new(window: Duration, interval: Duration) -> Self {
+        Self { window, interval, slots: VecDeque::new(), newest: None }
     }
 
     pub(super) fn record(&mut self, now: Moment, totals: Totals) {
-        let since = self.newest.map_or(Duration::ZERO, |(before, _)| now.since(before));
+        let since = self.newest.map_or(self.interval, |(before, _)| now.since(before));
         self.newest = Some((now, totals));
-        let seconds = since.min(self.window).as_secs_f64();
+        let seconds = since.min(self.interval * 2).min(self.window).as_secs_f64();
         let slot = Slot { until: now, seconds, weighted: totals * seconds };
         let room = self.window.as_secs_f64() / f64::from(SLOTS);
         match self.slots.back_mut() {
@@ -122,7 +124,7 @@ mod tests {
 
     /// Totals as (millisecond, value); the mean right after the last.
     fn check(window_seconds: u64, totals: &[(u64, f64)], expected: f64) {
-        let mut mean = WindowMean::new(Duration::from_secs(window_seconds));
+        let mut mean = WindowMean::new(Duration::from_secs(window_seconds), Duration::from_secs(5));
         let mut now = Moment::default();
         for &(millis, work) in totals {
             now = Moment::after_start(Duration::from_millis(millis));
@@ -135,19 +137,19 @@ mod tests {
     #[test]
     fn a_total_stands_for_the_time_since_the_one_before() {
         check(10, &[(0, 7.0)], 7.0);
-        check(10, &[(0, 7.0), (1000, 3.0)], 3.0);
-        check(10, &[(0, 0.0), (1000, 2.0), (4000, 6.0)], (2.0 + 18.0) / 4.0);
+        check(10, &[(0, 7.0), (1000, 3.0)], (7.0 * 5.0 + 3.0) / 6.0);
+        check(10, &[(0, 0.0), (1000, 2.0), (4000, 6.0)], (2.0 + 18.0) / 9.0);
     }
 
     #[test]
     fn totals_leave_with_the_window() {
-        check(10, &[(0, 0.0), (10_000, 8.0), (15_000, 2.0)], (8.0 * 5.0 + 2.0 * 5.0) / 10.0);
-        check(10, &[(0, 0.0), (10_000, 8.0), (30_000, 2.0)], 2.0);
+        check(10, &[(0, 9.0), (10_000, 8.0), (15_000, 2.0)], (8.0 * 5.0 + 2.0 * 5.0) / 10.0);
+        check(10, &[(0, 9.0), (10_000, 8.0), (30_000, 2.0)], 2.0);
     }
 
     #[test]
     fn fast_totals_share_slots() {
-        let mut mean = WindowMean::new(Duration::from_secs(60));
+        let mut mean = WindowMean::new(Duration::from_secs(60), Duration::from_secs(1));
         for millis in (0..600_000).step_by(20) {
             let now = Moment::after_start(Duration::from_millis(millis));
             mean.record(now, Totals { work: 1.0, ..Totals::default() });
