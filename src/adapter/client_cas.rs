@@ -205,6 +205,7 @@ impl ClientCas {
         let found = api.get_opt(CONFIG_MAP).await.map_err(|e| ClientCaError::Read(Box::new(e)))?;
         let data = found.ok_or(ClientCaError::Missing)?.data.unwrap_or_default();
         self.install(ClientCaSettings::from_config_map(&data)?);
+        info!("client CAs loaded");
         Ok(())
     }
 
