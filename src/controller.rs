@@ -10,8 +10,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use kube::api::Api;
 use kube::core::DeserializeGuard;
+use kube::runtime::watcher::Event;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -23,20 +25,29 @@ use crate::time::Clock;
 
 pub mod compile;
 pub mod crd;
+mod hpa;
 mod index;
 pub mod lease;
 mod pods;
 pub mod scaling_policy;
+mod status;
 mod targets;
 mod watches;
+mod writer;
+mod writes;
 
+pub use hpa::{MANAGED_BY, MANAGER};
 pub use index::reason;
+pub use status::READY;
 
+use hpa::SeenHpa;
 use index::{Change, Index, Ruling, SeenPolicy, TargetKey};
 use pods::{PodView, SeenPod};
 use scaling_policy::ScalingPolicy;
 use targets::Targets;
 use watches::{WatchMetrics, forward, map_event, watch_config};
+use writer::{Memory, WriteMetrics, Writer};
+use writes::Writes;
 
 /// Changes that wait for the index; then their watches wait.
 const QUEUED_CHANGES: usize = 1024;
@@ -86,9 +97,11 @@ impl Controller {
     /// [`ControllerError`] for what restarting the program may heal; a lost API server is none.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), ControllerError> {
         let metrics = WatchMetrics::register(&self.registry)?;
+        let write_metrics = WriteMetrics::register(&self.registry)?;
         let (changes, queue) = mpsc::channel(QUEUED_CHANGES);
         let (wanted, wanted_targets) = watch::channel(Arc::default());
-        let (rulings, _ruled) = watch::channel(Arc::default());
+        let (rulings, ruled) = watch::channel(Arc::default());
+        let (seen_autoscalers, autoscalers) = mpsc::channel(QUEUED_CHANGES);
         let index = IndexLoop {
             queue,
             wanted,
@@ -103,6 +116,17 @@ impl Controller {
             wanted: wanted_targets,
             metrics: metrics.clone(),
         };
+        let writer = Writer {
+            writes: Writes::new(self.client.clone()),
+            board: self.board,
+            clock: self.clock,
+            leader: self.leader,
+            rulings: ruled,
+            autoscalers,
+            metrics: write_metrics,
+            memory: Memory::default(),
+        };
+        let autoscalers = watch_autoscalers(self.client.clone(), metrics.clone(), seen_autoscalers);
         let policies = watch_policies(self.client.clone(), metrics.clone(), changes.clone());
         let pods = watch_pods(self.client.clone(), metrics.clone(), changes);
         let mut tasks = JoinSet::new();
@@ -110,6 +134,8 @@ impl Controller {
         tasks.spawn(named("targets", targets.run()));
         tasks.spawn(named("policies", policies));
         tasks.spawn(named("pods", pods));
+        tasks.spawn(named("autoscalers", autoscalers));
+        tasks.spawn(named("writer", writer.run()));
         tokio::select! {
             () = shutdown.cancelled() => Ok(()),
             Some(ended) = tasks.join_next() => match ended {
@@ -140,6 +166,18 @@ async fn watch_pods(client: kube::Client, metrics: WatchMetrics, changes: mpsc::
     let api: Api<PodView> = Api::all(client);
     let into = |event| Change::Pod(map_event(event, SeenPod::from));
     forward(api, watch_config(), "pods", metrics, changes, into).await;
+}
+
+/// Of all HPAs, those with our label.
+async fn watch_autoscalers(
+    client: kube::Client,
+    metrics: WatchMetrics,
+    changes: mpsc::Sender<Event<SeenHpa>>,
+) {
+    let api: Api<HorizontalPodAutoscaler> = Api::all(client);
+    let config = watch_config().labels(&format!("{MANAGED_BY}={MANAGER}"));
+    let into = |event| map_event(event, SeenHpa::from);
+    forward(api, config, "autoscalers", metrics, changes, into).await;
 }
 
 /// The one owner of the [`Index`].

@@ -121,6 +121,20 @@ impl SeenPolicy {
         Some(TargetKey { namespace: self.id.namespace.clone(), target: policy.target.clone() })
     }
 
+    #[cfg(test)]
+    pub(super) fn for_tests(id: PolicyId, generation: i64, policy: Arc<Policy>) -> Self {
+        Self {
+            id,
+            uid: "uid".to_owned(),
+            generation,
+            created: None,
+            compiled: Ok(policy),
+            target: None,
+            autoscaler: None,
+            status: ScalingPolicyStatus::default(),
+        }
+    }
+
     /// Whom two policies with one target are told apart by: the older, then the first by name.
     fn seniority(&self) -> (Option<Timestamp>, &PolicyId) {
         (self.created, &self.id)
