@@ -27,6 +27,7 @@ struct State {
     hanging: BTreeSet<&'static str>,
     writes: Vec<Write>,
     refused: Vec<&'static str>,
+    read_only: BTreeSet<String>,
 }
 
 /// A write that was accepted.
@@ -71,6 +72,11 @@ impl ScriptedKubernetes {
 
     pub(super) fn heal(&self, replica: &'static str) {
         self.state.lock().cut.remove(replica);
+    }
+
+    /// Replaces and patches of this object are refused from now on.
+    pub(super) fn refuse_writes(&self, path: &str) {
+        self.state.lock().read_only.insert(path.to_owned());
     }
 
     /// Writes an object as an administrator would: over whatever is there.
@@ -144,6 +150,7 @@ impl State {
             ("POST", Some(_)) => Err((409, "AlreadyExists")),
             ("GET", None) => return (404, status(404, "NotFound")),
             (_, None) => Err((404, "NotFound")),
+            _ if self.read_only.contains(&path) => Err((403, "Forbidden")),
             ("PUT" | "PATCH", Some(object)) => {
                 let wanted = &body["metadata"]["resourceVersion"];
                 if !wanted.is_null() && *wanted != object["metadata"]["resourceVersion"] {

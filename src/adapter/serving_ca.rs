@@ -19,13 +19,15 @@ use kube::api::{Api, ObjectMeta, PostParams};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::info;
 
 mod authority;
+mod problem;
 mod registration;
 
 pub use self::authority::AuthorityError;
 use self::authority::{Authority, CaCertificate, Leaf, LeafNames};
+use self::problem::Problem;
 use self::registration::{OurService, Registration, RegistrationState};
 use super::serving_certificate::{InstallError, ServingMetrics, chain};
 use crate::probes::{Beat, Condition, Progress};
@@ -77,7 +79,9 @@ pub struct ServingCa<I> {
     leaf: Option<InstalledLeaf>,
     /// The CA that every registration of ours was seen to trust in the pass before.
     trusted_before: Option<Vec<u8>>,
-    problem: Option<String>,
+    /// What the Secret said to trust when it was last read.
+    known: Vec<CaCertificate>,
+    problem: Option<Problem>,
 }
 
 /// What is remembered of the leaf in use.
@@ -110,6 +114,19 @@ enum ServingCaError {
     Timeout,
 }
 
+impl ServingCaError {
+    fn into_problem(self) -> Problem {
+        let text = chain(&self);
+        match self {
+            Self::NoCaYet => Problem::waiting(text),
+            Self::Read(_) | Self::Write(_) | Self::Register { .. } | Self::Timeout => {
+                Problem::failing(text)
+            }
+            Self::Unusable(_) | Self::Make(_) | Self::Install(_) => Problem::needs_action(text),
+        }
+    }
+}
+
 impl<I> ServingCa<I>
 where
     I: Fn(&[u8], &[u8]) -> Result<(), InstallError> + Send + Sync,
@@ -136,6 +153,7 @@ where
             registered: progress.add_condition("API registration"),
             leaf: None,
             trusted_before: None,
+            known: Vec::new(),
             problem: None,
         }
     }
@@ -149,7 +167,7 @@ where
                 () = shutdown.cancelled() => return,
                 passed = timeout(PASS_TIMEOUT, self.pass(wall_now())) => passed,
             };
-            let settled = self.report(passed.unwrap_or(Err(ServingCaError::Timeout)));
+            let settled = self.report(passed.unwrap_or(Err(ServingCaError::Timeout)), wall_now());
             let pause = if settled { SETTLED_PERIOD } else { UNSETTLED_PERIOD };
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -173,13 +191,16 @@ where
         let trusted =
             registrations.iter().filter(|r| r.bundle().is_some()).all(|r| r.trusts(issuer));
         self.trusted_before = trusted.then(|| issuer.to_vec());
+        self.known = authority.trusted().cloned().collect();
+        // One that cannot be written does not keep the others from it.
+        let mut outcome = Ok(());
         for registration in &mut registrations {
             // Asked again before each write: the Lease may be lost on the way.
             if *self.leading.borrow() {
-                self.register(registration, &authority, &ours).await?;
+                outcome = outcome.and(self.register(registration, &authority, &ours).await);
             }
         }
-        Ok(registrations)
+        outcome.map(|()| registrations)
     }
 
     /// The CA to sign with. The leader makes, rotates and prunes it.
@@ -195,8 +216,11 @@ where
         let replacement = match held {
             None if !leads => return Err(ServingCaError::NoCaYet),
             Some(authority) if !leads => return Ok(authority),
-            // The Secret is lost, not the leaves: what is trusted of ours stays trusted.
-            None => Authority::generate(now, trusted_of_ours(registrations)),
+            // The Secret is lost, not the leaves: what was trusted of ours stays trusted.
+            None => {
+                let known = self.known.iter().cloned();
+                Authority::generate(now, known.chain(trusted_of_ours(registrations)).collect())
+            }
             Some(authority) if authority.is_due(now) => {
                 Authority::generate(now, authority.trusted().cloned().collect())
             }
@@ -267,7 +291,7 @@ where
         authority: &Authority,
         registrations: &[Registration],
     ) -> bool {
-        if registrations.iter().any(|r| matches!(r.state, RegistrationState::Unknown(_))) {
+        if any_unknown(registrations) {
             return false;
         }
         let issuer = authority.certificate().der();
@@ -293,56 +317,50 @@ where
     }
 
     /// Conditions, metric and log; says whether nothing is left to do. What worked once stays ready over a failed pass.
-    fn report(&mut self, passed: Result<Vec<Registration>, ServingCaError>) -> bool {
+    fn report(
+        &mut self,
+        passed: Result<Vec<Registration>, ServingCaError>,
+        now: Timestamp,
+    ) -> bool {
         match &self.leaf {
-            Some(leaf) if leaf.not_after > wall_now() => self.certificate.ready(),
+            Some(leaf) if leaf.not_after > now => self.certificate.ready(),
             Some(_) => self.certificate.not_ready("the serving certificate has expired"),
             None => {}
         }
         let problem = match passed {
-            Ok(registrations) => {
-                let issuer = self.leaf.as_ref().map_or(&[][..], |leaf| &leaf.issuer_der);
-                let problem =
-                    registrations.iter().find_map(|registration| registration.problem(issuer));
-                match &problem {
-                    None => self.registered.ready(),
-                    // Nothing is known of it: what was true is not taken back.
-                    Some(_)
-                        if registrations
-                            .iter()
-                            .any(|r| matches!(r.state, RegistrationState::Unknown(_))) => {}
-                    Some(why) => self.registered.not_ready(why),
-                }
-                problem
-            }
+            Ok(registrations) => self.report_registrations(&registrations),
             Err(failure) => {
-                let why = chain(&failure);
                 if !matches!(failure, ServingCaError::NoCaYet) {
                     self.metrics.failed();
                 }
+                let problem = failure.into_problem();
                 if self.leaf.is_none() {
-                    self.certificate.not_ready(&why);
+                    self.certificate.not_ready(problem.text());
                 }
-                Some(why)
+                Some(problem)
             }
         };
-        let settled = problem.is_none();
-        self.log_change(problem);
-        settled
+        // When it comes and when it goes, not with every pass.
+        if self.problem != problem {
+            match &problem {
+                Some(problem) => problem.log(),
+                None => info!("the serving certificate is installed and trusted"),
+            }
+            self.problem = problem;
+        }
+        self.problem.is_none()
     }
 
-    /// A problem is logged when it comes, and when it goes; not with every pass.
-    fn log_change(&mut self, problem: Option<String>) {
-        if self.problem == problem {
-            return;
-        }
+    fn report_registrations(&self, registrations: &[Registration]) -> Option<Problem> {
+        let issuer = self.leaf.as_ref().map_or(&[][..], |leaf| &leaf.issuer_der);
+        let problem = registrations.iter().find_map(|registration| registration.problem(issuer));
         match &problem {
-            // Without a certificate nothing is served: someone may have to act.
-            Some(why) if self.leaf.is_none() => warn!(error = why, "no serving certificate yet"),
-            Some(why) => error!(error = why, "the serving CA or its registration needs attention"),
-            None => info!("the serving certificate is installed and trusted"),
+            None => self.registered.ready(),
+            // Nothing is known of it: what was true is not taken back.
+            Some(_) if any_unknown(registrations) => {}
+            Some(problem) => self.registered.not_ready(problem.text()),
         }
-        self.problem = problem;
+        problem
     }
 
     fn our_service(&self) -> OurService {
@@ -354,6 +372,10 @@ where
         let ServingCaOptions { namespace, service, pod_ip, .. } = &self.options;
         LeafNames { service: service.clone(), namespace: namespace.clone(), pod_ip: *pod_ip }
     }
+}
+
+fn any_unknown(registrations: &[Registration]) -> bool {
+    registrations.iter().any(|r| matches!(r.state, RegistrationState::Unknown(_)))
 }
 
 fn trusted_of_ours(registrations: &[Registration]) -> Vec<CaCertificate> {

@@ -47,18 +47,43 @@ impl ServingMetrics {
     }
 }
 
-/// An error with its causes, in one line.
-pub(super) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let part = error.to_string();
-        // kube repeats a cause in its own message.
-        if !text.contains(&part) {
-            text.push_str(": ");
-            text.push_str(&part);
-        }
-        cause = error.source();
+/// An error with its causes, in one line for conditions and logs.
+pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
+    // The message of the API server says it all; kube's own text adds a dump of the whole Status.
+    if let Some(kube::Error::Api(status)) = error.downcast_ref() {
+        return status.message.clone();
     }
-    text
+    let text = error.to_string();
+    match error.source().map(chain) {
+        // Some errors repeat their cause.
+        Some(cause) if !text.contains(&cause) => format!("{text}: {cause}"),
+        _ => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("cannot read it")]
+    struct Outer(#[source] kube::Error);
+
+    #[test]
+    fn a_refusal_is_shown_in_the_words_of_the_api_server() {
+        let status = Status::failure("secrets is forbidden", "Forbidden").with_code(403);
+        let error = Outer(kube::Error::Api(Box::new(status)));
+        assert_eq!(chain(&error), "cannot read it: secrets is forbidden");
+    }
+
+    #[test]
+    fn a_cause_that_is_in_the_message_already_is_not_repeated() {
+        let cause = std::io::Error::other("connection reset");
+        assert_eq!(
+            chain(&Outer(kube::Error::ReadEvents(cause))),
+            "cannot read it: Error reading events stream: connection reset"
+        );
+    }
 }

@@ -183,6 +183,7 @@ mod tests {
     use super::*;
 
     type Installed = Arc<Mutex<Vec<Vec<u8>>>>;
+    type Install = Box<dyn Fn(&[u8], &[u8]) -> Result<(), InstallError> + Send + Sync>;
 
     struct Pair {
         certificate: String,
@@ -207,13 +208,11 @@ mod tests {
     }
 
     /// Installs like the listener: a pair that rustls refuses is refused.
-    fn checked_install(
-        installed: &Installed,
-    ) -> impl Fn(&[u8], &[u8]) -> Result<(), InstallError> + use<> {
+    fn checked_install(installed: &Installed) -> Install {
         use rustls::pki_types::pem::PemObject;
         use rustls::pki_types::{CertificateDer, PrivateKeyDer};
         let installed = installed.clone();
-        move |certificate, key| {
+        Box::new(move |certificate, key| {
             let chain =
                 CertificateDer::pem_slice_iter(certificate).collect::<Result<Vec<_>, _>>()?;
             let key = PrivateKeyDer::from_pem_slice(key)?;
@@ -221,7 +220,7 @@ mod tests {
             rustls::sign::CertifiedKey::from_der(chain, key, &provider)?;
             installed.lock().push(certificate.to_vec());
             Ok(())
-        }
+        })
     }
 
     fn failures(registry: &Registry) -> f64 {
@@ -234,10 +233,7 @@ mod tests {
         volume: &Path,
         installed: &Installed,
         registry: &Registry,
-    ) -> Result<
-        ServingFiles<impl Fn(&[u8], &[u8]) -> Result<(), InstallError> + use<>>,
-        ServingFilesError,
-    > {
+    ) -> Result<ServingFiles<Install>, ServingFilesError> {
         let metrics = ServingMetrics::register(registry).expect("the registry is empty");
         let data = volume.join("..data");
         ServingFiles::load(

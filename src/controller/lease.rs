@@ -8,7 +8,6 @@
 //! can acquire no sooner than [`LEASE_DURATION`] after it saw that renewal. The difference is the time for writes under
 //! way to end. A Lease deleted by hand voids this for up to [`RETRY_PERIOD`]. kube 5.0 has no election of its own.
 
-use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
@@ -87,6 +86,21 @@ enum LeaseError {
     Timeout(Duration),
     #[error("not renewed for {RENEW_DEADLINE:?}")]
     Deadline,
+}
+
+impl LeaseError {
+    /// In the words of the API server, without kube's dump of the whole Status.
+    fn cause(&self) -> Option<String> {
+        match self {
+            Self::Read(kube::Error::Api(status)) | Self::Write(kube::Error::Api(status)) => {
+                Some(status.message.clone())
+            }
+            Self::Read(cause) | Self::Write(cause) | Self::Contended(cause) => {
+                Some(cause.to_string())
+            }
+            Self::Timeout(_) | Self::Deadline => None,
+        }
+    }
 }
 
 impl Election {
@@ -271,7 +285,7 @@ impl Election {
             }
             Err(error @ LeaseError::Contended(_)) => debug!(%error, "lost a race for the lease"),
             Err(error) => {
-                let cause = error.source().map(tracing::field::display);
+                let cause = error.cause();
                 if std::mem::replace(&mut self.failing, true) {
                     debug!(%error, cause, "still cannot renew or acquire the lease");
                 } else {
@@ -285,7 +299,7 @@ impl Election {
         self.announce(false);
         let released = timeout(RELEASE_TIMEOUT, self.release()).await;
         if let Err(error) = released.unwrap_or(Err(LeaseError::Timeout(RELEASE_TIMEOUT))) {
-            let cause = error.source().map(tracing::field::display);
+            let cause = error.cause();
             warn!(%error, cause, "the lease was not given back; the next holder waits until it expires");
         }
     }
@@ -329,6 +343,10 @@ fn micro_time_now() -> Option<MicroTime> {
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::duplicate_mod,
+    reason = "the tests of two rooms that do not know each other use it"
+)]
 #[path = "../scripted_kubernetes.rs"]
 mod scripted_kubernetes;
 
@@ -591,5 +609,11 @@ mod tests {
         simulation.kubernetes.put(PATH, foreign_lease("2026-01-01T00:00:00.000000Z"));
         simulation.advance().await;
         assert!(!simulation.leads(0));
+    }
+
+    #[test]
+    fn the_shipped_rights_name_the_lease() {
+        let rbac = include_str!("../../manifests/base/rbac.yaml");
+        assert!(rbac.contains(&format!("resourceNames: [{LEASE_NAME}]")));
     }
 }

@@ -164,7 +164,7 @@ impl Authority {
         let certificate =
             CaCertificate::parse(&pem).ok_or(AuthorityError::Certificate(CERTIFICATE_KEY))?;
         older.retain(|ca| ca.not_after > now);
-        older.sort_by_key(|ca| std::cmp::Reverse(ca.not_before));
+        older.sort_by(|a, b| (b.not_before, &b.der).cmp(&(a.not_before, &a.der)));
         older.dedup();
         older.truncate(MAX_OLDER);
         Ok(Self { certificate, issuer: Issuer::new(params, key), key_pem, older })

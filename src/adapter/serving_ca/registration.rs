@@ -9,7 +9,9 @@ use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
 use tracing::{info, warn};
 
+use super::super::serving_certificate::chain;
 use super::authority::{Authority, CaCertificate};
+use super::problem::Problem;
 
 /// Owner of `caBundle` in `metadata.managedFields`.
 pub(super) const FIELD_MANAGER: &str = "headroom-serving-ca";
@@ -129,21 +131,23 @@ impl Registration {
     }
 
     /// Why kube-apiserver does not reach us by this APIService with a leaf of this issuer, in one sentence.
-    pub(super) fn problem(&self, issuer_der: &[u8]) -> Option<String> {
+    pub(super) fn problem(&self, issuer_der: &[u8]) -> Option<Problem> {
         let name = &self.name;
-        match &self.state {
-            RegistrationState::Ours { .. } if self.trusts(issuer_der) => None,
-            RegistrationState::Ours { .. } => Some(format!(
-                "APIService {name} does not trust the serving CA yet: the Lease holder writes its caBundle"
+        Some(match &self.state {
+            RegistrationState::Ours { .. } if self.trusts(issuer_der) => return None,
+            RegistrationState::Ours { .. } => Problem::waiting(format!(
+                "the Lease holder has not written the serving CA into the caBundle of APIService {name} yet"
             )),
-            RegistrationState::Foreign { owner, .. } => Some(format!(
+            RegistrationState::Foreign { owner, .. } => Problem::needs_action(format!(
                 "APIService {name} belongs to {owner}: it is left alone without --take-over"
             )),
-            RegistrationState::Missing => Some(format!("APIService {name} does not exist")),
-            RegistrationState::Unknown(error) => {
-                Some(format!("cannot read APIService {name}: {error}"))
+            RegistrationState::Missing => {
+                Problem::needs_action(format!("APIService {name} does not exist"))
             }
-        }
+            RegistrationState::Unknown(error) => {
+                Problem::failing(format!("cannot read APIService {name}: {}", chain(error)))
+            }
+        })
     }
 }
 

@@ -59,7 +59,7 @@ impl Replica {
         let install: Install = Box::new(move |certificate, key| {
             let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec());
             let (certificate, key) = (text(certificate)?, text(key)?);
-            if sink.lock().is_some() {
+            if sink.lock().is_some() && cluster.get(&api_service_path()).is_some() {
                 // Whatever takes the place of another is trusted from its first moment.
                 let outcome =
                     verify(&bundle(&cluster), &certificate, SERVER_NAME, made_at(&certificate));
@@ -76,7 +76,7 @@ impl Replica {
     /// One round of the loop at a given time; says whether everything is done.
     async fn step(&mut self, now: Timestamp) -> bool {
         let passed = self.ca.pass(now).await;
-        self.ca.report(passed)
+        self.ca.report(passed, now)
     }
 
     fn certificate(&self) -> String {
@@ -420,6 +420,37 @@ async fn a_trusted_leaf_is_not_traded_while_nobody_knows_what_is_trusted() {
 }
 
 #[tokio::test]
+async fn a_secret_and_an_api_service_that_are_both_lost_are_made_again_without_a_gap() {
+    let kubernetes = cluster("headroom-adapter");
+    let mut leader = Replica::new(&kubernetes, "a", true);
+    let mut follower = Replica::new(&kubernetes, "b", false);
+    leader.step(START).await;
+    follower.step(START).await;
+    kubernetes.remove(SECRET_PATH);
+    kubernetes.remove(&api_service_path());
+    leader.step(START).await;
+    put_api_service(&kubernetes, "headroom-adapter");
+    leader.step(START).await;
+    assert_trusted(&kubernetes, &leader, START);
+    assert_trusted(&kubernetes, &follower, START);
+}
+
+#[tokio::test]
+async fn one_api_service_that_cannot_be_written_does_not_keep_another_from_it() {
+    let kubernetes = cluster("headroom-adapter");
+    let first = "v1beta1.custom.metrics.k8s.io";
+    let path = api_service_path().replace(API_SERVICE, first);
+    let mut object = kubernetes.get(&api_service_path()).expect("it exists");
+    object["metadata"]["name"] = json!(first);
+    kubernetes.put(&path, object);
+    kubernetes.refuse_writes(&path);
+    let mut leader = Replica::new(&kubernetes, "a", true);
+    leader.ca.options.api_services.insert(0, first.to_owned());
+    assert!(!leader.step(START).await);
+    assert_trusted(&kubernetes, &leader, START);
+}
+
+#[tokio::test]
 async fn the_loop_makes_the_ca_once_this_replica_leads() {
     let kubernetes = cluster("headroom-adapter");
     let Replica { ca, leading, installed, progress } = Replica::new(&kubernetes, "a", false);
@@ -435,4 +466,13 @@ async fn the_loop_makes_the_ca_once_this_replica_leads() {
     assert!(installed.lock().is_some());
     shutdown.cancel();
     task.await.expect("it ends without a panic");
+}
+
+#[test]
+fn the_shipped_rights_name_the_secret_and_the_api_service() {
+    let rbac = include_str!("../../../manifests/base/rbac.yaml");
+    for name in [SECRET_NAME, API_SERVICE] {
+        assert!(rbac.contains(&format!("resourceNames: [{name}]")), "{name}");
+    }
+    assert!(include_str!("../../../manifests/base/apiservice.yaml").contains(API_SERVICE));
 }
