@@ -448,6 +448,12 @@ async fn one_api_service_that_cannot_be_written_does_not_keep_another_from_it() 
     leader.ca.options.api_services.insert(0, first.to_owned());
     assert!(!leader.step(START).await);
     assert_trusted(&kubernetes, &leader, START);
+    let unready = leader.unready();
+    assert!(
+        unready
+            .contains("cannot write APIService v1beta1.custom.metrics.k8s.io: scripted: Forbidden"),
+        "{unready}"
+    );
 }
 
 #[tokio::test]
