@@ -409,8 +409,4 @@ fn register_error(registration: &Registration, source: kube::Error) -> ServingCa
 }
 
 #[cfg(test)]
-#[path = "../scripted_kubernetes.rs"]
-mod scripted_kubernetes;
-
-#[cfg(test)]
 mod tests;

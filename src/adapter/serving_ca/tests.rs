@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::authority::{CA_LIFETIME, LEAF_LIFETIME};
 use super::registration::FIELD_MANAGER;
-use super::scripted_kubernetes::ScriptedKubernetes;
+use crate::scripted_kubernetes::ScriptedKubernetes;
 use super::*;
 use crate::time::Clock;
 
