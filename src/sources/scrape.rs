@@ -28,8 +28,8 @@ use rhythm::Rhythm;
 
 /// The longest wait for a whole answer; a shorter interval bounds it further.
 const MAX_DEADLINE: Duration = Duration::from_secs(10);
-/// A larger answer is parsed on a thread where it keeps no other task waiting (about a millisecond of parsing).
-const PARSE_IN_PLACE_BYTES: usize = 256 << 10;
+/// A larger answer is parsed on a thread where it keeps no other task waiting (this much takes a few milliseconds).
+const PARSE_IN_PLACE_BYTES: usize = 128 << 10;
 /// Without a choice of its own a pod answers in the format that [`parse`] reads.
 const ACCEPTED: &str = "text/plain;version=0.0.4;q=1,*/*;q=0.1";
 
