@@ -368,7 +368,6 @@ fn check_load(load: &Load) {
                 format!("{}, interval {interval}, phase {phase}: {}", load.what, trace(&run));
             assert_eq!(replicas(59), 1, "{what}");
             assert!(replicas(120).abs_diff(load.pods) <= 1, "{what}");
-            println!("{what}");
             assert!(replicas(178).abs_diff(load.pods) <= 1, "{what}");
             assert!(peak <= load.pods + 1, "{what}");
             assert_eq!(replicas(180 + load.back), 1, "{what}");
@@ -496,7 +495,6 @@ fn a_doubled_load_ends_at_its_pods_without_overshoot() {
         let peak = run.iter().map(|second| second.replicas).max().expect("it ran");
         let waited = run.iter().filter(|second| second.wait > 1.0).count();
         let what = format!("phase {phase}: waits over 1 s for {waited} s; {}", trace(&run));
-        println!("{what}");
         assert!((20..=22).contains(&peak), "{what}");
         assert_eq!(run.last().map(|second| second.replicas), Some(peak), "{what}");
         assert!(waited <= 110, "{what}");
