@@ -26,6 +26,7 @@ use prometheus::Registry;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
+use crate::pprof;
 use crate::probes::Progress;
 use crate::signals::Collectors;
 use crate::time::Clock;
@@ -45,7 +46,7 @@ pub use http_layer::{HttpLayer, HttpService, ObservedResponse};
 pub use jemalloc::MALLOC_CONF;
 
 use collector::SignalCollector;
-use server::{Identity, ServerMetrics};
+use server::ServerMetrics;
 
 /// The port of the agent unless the service names another.
 pub const DEFAULT_PORT: u16 = 9469;
@@ -132,7 +133,7 @@ impl AgentBuilder {
             collectors,
             clock,
             progress: progress.clone(),
-            service: Identity { name: self.service, version: self.version },
+            service: pprof::Service { name: self.service, version: self.version },
             stop: stop.clone(),
         };
         let thread = spawn(part)?;

@@ -30,6 +30,7 @@ use tower::ServiceExt as _;
 
 use super::collector::options;
 use super::exposition::Format;
+use crate::pprof;
 use crate::probes::Progress;
 use crate::signals::catalogue::families;
 
@@ -46,17 +47,13 @@ const WRITE_PATIENCE: Duration = Duration::from_secs(10);
 /// For answers that are being written when the agent stops.
 const DRAIN: Duration = Duration::from_millis(500);
 
-/// Who the profiles are of.
-#[derive(Clone, Debug)]
-pub(super) struct Identity {
-    pub(super) name: String,
-    pub(super) version: String,
-}
-
 /// All routes of the agent.
-pub(super) fn routes(registry: Registry, progress: &Progress, service: &Identity) -> Router {
-    tracing::debug!(name = service.name, version = service.version, "agent serves");
-    Router::new().route("/metrics", get(metrics)).with_state(registry).merge(progress.routes())
+pub(super) fn routes(registry: Registry, progress: &Progress, service: &pprof::Service) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics))
+        .with_state(registry)
+        .merge(progress.routes())
+        .merge(pprof::routes(service))
 }
 
 async fn metrics(State(registry): State<Registry>, headers: HeaderMap) -> Response {

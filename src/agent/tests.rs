@@ -224,6 +224,14 @@ async fn an_agent_that_is_shut_down_ends_its_thread_and_frees_its_address() {
     drop(again);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn profiles_are_served_beside_the_metrics() {
+    let agent = start();
+    let (status, head, index) = ask(agent.local_addr(), "/debug/pprof/", "*/*");
+    assert_eq!(status, 200);
+    assert!(head.contains("text/html") && index.contains("profile"), "{head}");
+}
+
 #[test]
 fn an_agent_outside_a_runtime_is_an_error() {
     assert!(matches!(Agent::builder().start(), Err(AgentError::NoRuntime(_))));
