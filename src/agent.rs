@@ -137,6 +137,7 @@ impl AgentBuilder {
             stop: stop.clone(),
         };
         let thread = spawn(part)?;
+        tracing::info!(address = %local_addr, "the agent serves");
         Ok(Agent { local_addr, registry, progress, http_layer, stop, thread: Some(thread) })
     }
 }
@@ -187,7 +188,7 @@ impl Agent {
         &self.registry
     }
 
-    /// Where the service adds conditions of its readiness and loops of its liveness.
+    /// Where the service adds conditions of its readiness and loops of its liveness; the agent's probes answer from it.
     #[must_use]
     pub const fn progress(&self) -> &Progress {
         &self.progress

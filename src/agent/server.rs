@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,7 +15,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::Request;
@@ -59,9 +60,14 @@ pub(super) fn routes(registry: Registry, progress: &Progress, service: &pprof::S
 async fn metrics(State(registry): State<Registry>, headers: HeaderMap) -> Response {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     let format = Format::negotiate(accept);
-    let body = format.encode(&registry.gather());
-    ([(header::CONTENT_TYPE, format.content_type()), (header::VARY, "accept")], body)
-        .into_response()
+    // Collectors that the service registered are foreign code, and run here.
+    let gathered = catch_unwind(AssertUnwindSafe(|| registry.gather()));
+    let Ok(families) = gathered else {
+        tracing::error!("a collector panicked");
+        return (StatusCode::INTERNAL_SERVER_ERROR, "a collector panicked").into_response();
+    };
+    let headers = [(header::CONTENT_TYPE, format.content_type()), (header::VARY, "accept")];
+    (headers, format.encode(&families)).into_response()
 }
 
 /// Counts what the server did to its clients.

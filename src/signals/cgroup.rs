@@ -3,6 +3,8 @@
 //! In: `/proc/self/cgroup`, `/proc/self/mountinfo` and the cgroup's files, v2 or v1 (also mixed). Out: the `cgroup_*` families.
 //! Never: a guess, 0 for "no limit", or the machine's figures under the workload's name: the root cgroup is left out.
 //!
+//! A limit that only an ancestor sets is not seen: in a cgroup namespace it cannot be.
+//!
 //! Files: Documentation/admin-guide/cgroup-v2.rst, cgroup-v1/memory.rst, scheduler/sched-bwc.rst.
 
 use std::path::{Path, PathBuf};
