@@ -39,8 +39,10 @@ mod server;
 mod tests;
 mod thread;
 
+pub use crate::signals::allocator::Jemalloc;
 pub use http_layer::{HttpLayer, HttpService, ObservedResponse};
-pub use tikv_jemallocator::Jemalloc;
+#[doc(hidden)]
+pub use jemalloc::MALLOC_CONF;
 
 use collector::SignalCollector;
 use server::{Identity, ServerMetrics};
@@ -114,7 +116,11 @@ impl AgentBuilder {
         let registry = Registry::new();
         let http_layer = HttpLayer::register(&registry)?;
         let collectors = Arc::new(Mutex::new(Collectors::start(&service_runtime, clock)));
-        registry.register(Box::new(SignalCollector::new(&self.service, clock, collectors.clone())?))?;
+        registry.register(Box::new(SignalCollector::new(
+            &self.service,
+            clock,
+            collectors.clone(),
+        )?))?;
 
         let server_metrics = ServerMetrics::register(&registry)?;
 

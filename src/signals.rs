@@ -15,6 +15,7 @@ pub mod canary;
 pub mod catalogue;
 pub mod cgroup;
 pub mod host;
+mod kernel_file;
 pub mod process;
 pub mod psi;
 pub mod runtime;
@@ -61,7 +62,7 @@ impl Collectors {
     #[must_use]
     pub fn collect(&mut self, now: Now) -> Snapshot {
         let mut snapshot = Snapshot::default();
-        self.runtime.collect(&mut snapshot);
+        self.runtime.collect(self.canary.tasks(), &mut snapshot);
         self.canary.collect(now.monotonic, &mut snapshot);
         self.allocator.collect(&mut snapshot);
         self.process.collect(&mut snapshot);

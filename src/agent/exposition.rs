@@ -245,7 +245,8 @@ mod tests {
     #[test]
     fn text_is_what_the_prometheus_crate_writes() {
         let families = gathered();
-        let theirs = prometheus::TextEncoder::new().encode_to_string(&families).expect("valid families");
+        let theirs =
+            prometheus::TextEncoder::new().encode_to_string(&families).expect("valid families");
         assert_eq!(Format::Text.encode(&families), theirs);
     }
 }

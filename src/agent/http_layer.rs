@@ -16,7 +16,8 @@ use axum::extract::MatchedPath;
 use http::{Method, Request, Response, StatusCode};
 use parking_lot::RwLock;
 use prometheus::{
-    Counter, CounterVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntGauge, IntGaugeVec, Registry,
+    Counter, CounterVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntGauge, IntGaugeVec,
+    Registry,
 };
 use tokio::time::Instant;
 use tower::{Layer, Service};
@@ -35,13 +36,15 @@ const UNMATCHED: &str = "unmatched";
 
 /// Seconds. At most 1.7 apart from 1 ms to 10 s, so that a quantile is known to that factor; with the targets people set.
 const BUCKETS: [f64; 24] = [
-    0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75,
-    1.0, 1.5, 2.0, 3.0, 5.0, 7.5, 10.0,
+    0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3,
+    0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 7.5, 10.0,
 ];
 
 /// Measures every request of the services it wraps. Cheap to clone; every clone counts into the same series.
 #[derive(Clone, Debug)]
 pub struct HttpLayer(Arc<Requests>);
+
+type Paths = HashMap<Box<str>, Arc<Endpoint>>;
 
 #[derive(Debug)]
 struct Requests {
@@ -50,7 +53,7 @@ struct Requests {
     busy: CounterVec,
     folded: IntCounter,
     /// By method, then by path: a known endpoint is found without building its name.
-    endpoints: RwLock<HashMap<&'static str, HashMap<Box<str>, Arc<Endpoint>>>>,
+    endpoints: RwLock<HashMap<&'static str, Paths>>,
     endpoint_count: AtomicUsize,
     histogram_count: AtomicUsize,
     /// Its series appear with the first request that needs them.
@@ -75,11 +78,15 @@ struct Outcome {
 
 impl HttpLayer {
     pub(super) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let histogram = HistogramOpts::from(options(&families::REQUEST_DURATION)).buckets(BUCKETS.to_vec());
+        let histogram =
+            HistogramOpts::from(options(&families::REQUEST_DURATION)).buckets(BUCKETS.to_vec());
         let duration = HistogramVec::new(histogram, families::REQUEST_DURATION.labels)?;
-        let in_flight =
-            IntGaugeVec::new(options(&families::REQUESTS_IN_FLIGHT), families::REQUESTS_IN_FLIGHT.labels)?;
-        let busy = CounterVec::new(options(&families::REQUEST_BUSY), families::REQUEST_BUSY.labels)?;
+        let in_flight = IntGaugeVec::new(
+            options(&families::REQUESTS_IN_FLIGHT),
+            families::REQUESTS_IN_FLIGHT.labels,
+        )?;
+        let busy =
+            CounterVec::new(options(&families::REQUEST_BUSY), families::REQUEST_BUSY.labels)?;
         let folded = IntCounter::with_opts(options(&families::AGENT_REQUESTS_FOLDED))?;
         registry.register(Box::new(duration.clone()))?;
         registry.register(Box::new(in_flight.clone()))?;
@@ -287,9 +294,13 @@ mod tests {
             .route("/users/{id}", get(|| async { "found" }))
             .route("/broken", post(|| async { StatusCode::BAD_GATEWAY }))
             .route("/forever", get(std::future::pending::<()>))
-            .route("/panics", get(|| async { panic!("a bug in the service") }))
+            .route("/panics", get(panics))
             .layer(layer.clone());
         (layer, router)
+    }
+
+    async fn panics() -> StatusCode {
+        panic!("a bug in the service")
     }
 
     fn request(method: &str, path: &str) -> Request<Body> {
@@ -308,9 +319,13 @@ mod tests {
     async fn a_request_counts_under_its_method_matched_path_and_outcome() {
         let registry = Registry::new();
         let (_, router) = service(&registry);
-        for (method, path) in
-            [("GET", "/users/1"), ("GET", "/users/2"), ("POST", "/broken"), ("GET", "/nowhere"), ("BREW", "/users/3")]
-        {
+        for (method, path) in [
+            ("GET", "/users/1"),
+            ("GET", "/users/2"),
+            ("POST", "/broken"),
+            ("GET", "/nowhere"),
+            ("BREW", "/users/3"),
+        ] {
             router.clone().oneshot(request(method, path)).await.expect("axum is infallible");
         }
         let expected = [
@@ -334,7 +349,8 @@ mod tests {
         assert_eq!(samples(&registry, in_flight), [format!("{in_flight} 1")]);
         drop(response);
         assert_eq!(samples(&registry, in_flight), [format!("{in_flight} 0")]);
-        let labels = r#"{endpoint="GET /forever",error_type="client_disconnected",status_code=""} 1"#;
+        let labels =
+            r#"{endpoint="GET /forever",error_type="client_disconnected",status_code=""} 1"#;
         assert_eq!(samples(&registry, COUNT), [format!("{COUNT}{labels}")]);
     }
 
@@ -352,8 +368,10 @@ mod tests {
     async fn endpoints_past_the_limit_count_as_other() {
         let registry = Registry::new();
         let layer = HttpLayer::register(&registry).expect("an empty registry");
-        let paths: Vec<String> = (0..MAX_ENDPOINTS + 3).map(|index| format!("/path{index}")).collect();
-        let router = paths.iter().fold(Router::new(), |router, path| router.route(path, get(|| async {})));
+        let paths: Vec<String> =
+            (0..MAX_ENDPOINTS + 3).map(|index| format!("/path{index}")).collect();
+        let router =
+            paths.iter().fold(Router::new(), |router, path| router.route(path, get(|| async {})));
         let router = router.layer(layer);
         for path in &paths {
             router.clone().oneshot(request("GET", path)).await.expect("axum is infallible");

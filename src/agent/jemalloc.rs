@@ -20,7 +20,12 @@ macro_rules! profiled_jemalloc {
         #[allow(unsafe_code, reason = "the name is jemalloc's own, and nothing else defines it")]
         #[unsafe(export_name = "_rjem_malloc_conf")]
         #[doc(hidden)]
-        pub static HEADROOM_MALLOC_CONF: &[u8; 57] =
-            b"prof:true,prof_active:true,lg_prof_sample:19,prof_accum:true\0";
+        pub static HEADROOM_MALLOC_CONF: &[u8; $crate::agent::MALLOC_CONF.len()] =
+            $crate::agent::MALLOC_CONF;
     };
 }
+
+/// The options, as the C string that jemalloc reads.
+#[doc(hidden)]
+pub const MALLOC_CONF: &[u8; 61] =
+    b"prof:true,prof_active:true,lg_prof_sample:19,prof_accum:true\0";

@@ -41,6 +41,8 @@ const MAX_CONNECTIONS: usize = 64;
 /// For the head of a request, and for how long a connection may be idle: longer than the usual scrape intervals, so that a
 /// scraper keeps its connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// For an answer of which the client takes no byte.
+const WRITE_PATIENCE: Duration = Duration::from_secs(10);
 /// For answers that are being written when the agent stops.
 const DRAIN: Duration = Duration::from_millis(500);
 
@@ -66,7 +68,8 @@ async fn metrics(State(registry): State<Registry>, headers: HeaderMap) -> Respon
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     let format = Format::negotiate(accept);
     let body = format.encode(&registry.gather());
-    ([(header::CONTENT_TYPE, format.content_type()), (header::VARY, "accept")], body).into_response()
+    ([(header::CONTENT_TYPE, format.content_type()), (header::VARY, "accept")], body)
+        .into_response()
 }
 
 /// Counts what the server did to its clients.
@@ -102,7 +105,9 @@ pub(super) async fn serve(
         }
     }
     drop(listener);
-    let drained = tokio::time::timeout(DRAIN, async { while connections.tasks.join_next().await.is_some() {} });
+    let drained = tokio::time::timeout(DRAIN, async {
+        while connections.tasks.join_next().await.is_some() {}
+    });
     if drained.await.is_err() {
         connections.tasks.shutdown().await;
     }
@@ -163,7 +168,8 @@ async fn connection(
     });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-    let mut served = pin!(builder.serve_connection(Patient::new(TokioIo::new(stream)), service));
+    let mut served =
+        pin!(builder.serve_connection(Patient::new(TokioIo::new(stream), WRITE_PATIENCE), service));
     let outcome = tokio::select! {
         outcome = served.as_mut() => outcome,
         () = stop.cancelled() => {

@@ -1,11 +1,10 @@
 //! The heap of a service whose global allocator is jemalloc.
 //!
-//! In: jemalloc's statistics. Out: the `heap_*` families. Never: figures of a jemalloc that is linked but not used; a service
-//! with another allocator has no such families, and the reason says so.
+//! In: jemalloc's statistics, and what [`Jemalloc`] counts. Out: the `heap_*` families. Never: figures of a jemalloc that is
+//! linked but not used; a service with another allocator has no such families, and the reason says so.
 //!
-//! Allocated bytes have no counter of their own. They are the sum over size classes of requests times class size; `nmalloc`
-//! would be wrong, as it counts the fills of thread caches. A reading costs about 60 microseconds, most of it the refresh of
-//! jemalloc's epoch.
+//! A service that uses `tikv_jemallocator` directly has the gauges; the counters need [`Jemalloc`]. A reading costs about 60
+//! microseconds, most of it the refresh of jemalloc's epoch.
 
 use std::fmt;
 use std::hint::black_box;
@@ -15,11 +14,12 @@ use tikv_jemalloc_ctl::{epoch, epoch_mib, stats, thread};
 
 use super::catalogue::families;
 use super::snapshot::{Snapshot, Unavailable};
-use super::sys::{self, SizeClass};
+
+pub use super::sys::counting::Jemalloc;
 
 /// Reads jemalloc, if the service allocates through it.
 #[derive(Debug)]
-pub struct AllocatorCollector(Option<Jemalloc>);
+pub struct AllocatorCollector(Option<Statistics>);
 
 impl AllocatorCollector {
     /// Allocates once and looks whether jemalloc counted it.
@@ -30,16 +30,29 @@ impl AllocatorCollector {
             return Self(None);
         }
         let no_statistics = |error: &_| tracing::debug!(%error, "jemalloc has no statistics");
-        Self(Jemalloc::new().inspect_err(no_statistics).ok())
+        Self(Statistics::new().inspect_err(no_statistics).ok())
     }
 
     /// Adds the heap families.
     pub fn collect(&self, snapshot: &mut Snapshot) {
-        let outcome = match &self.0 {
-            None => Err(Unavailable::NotHere("the global allocator is not jemalloc with statistics")),
-            Some(jemalloc) => jemalloc.collect(snapshot),
+        let sizes = match &self.0 {
+            None => {
+                Err(Unavailable::NotHere("the global allocator is not jemalloc with statistics"))
+            }
+            Some(statistics) => statistics.collect(snapshot),
         };
-        snapshot.source("allocator", outcome);
+        let counts = match Jemalloc::counted() {
+            (0, _) => Err(Unavailable::NotHere(
+                "the global allocator is not headroom's counting jemalloc",
+            )),
+            (allocations, bytes) => {
+                snapshot.push(&families::HEAP_ALLOCATION_BYTES, bytes as f64);
+                snapshot.push(&families::HEAP_ALLOCATIONS, allocations as f64);
+                Ok(())
+            }
+        };
+        snapshot.source("allocator", sizes);
+        snapshot.source("allocator_counts", counts);
     }
 }
 
@@ -55,48 +68,36 @@ fn counts(allocate: impl FnOnce()) -> bool {
 }
 
 /// Names resolved once.
-struct Jemalloc {
+struct Statistics {
     epoch: epoch_mib,
     allocated: stats::allocated_mib,
     active: stats::active_mib,
     resident: stats::resident_mib,
-    classes: Vec<SizeClass>,
 }
 
-impl fmt::Debug for Jemalloc {
+impl fmt::Debug for Statistics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Jemalloc").field("classes", &self.classes.len()).finish_non_exhaustive()
+        f.debug_struct("Statistics").finish_non_exhaustive()
     }
 }
 
-impl Jemalloc {
+impl Statistics {
     fn new() -> Result<Self, tikv_jemalloc_ctl::Error> {
         Ok(Self {
             epoch: epoch::mib()?,
             allocated: stats::allocated::mib()?,
             active: stats::active::mib()?,
             resident: stats::resident::mib()?,
-            classes: sys::size_classes()?,
         })
     }
 
     fn collect(&self, snapshot: &mut Snapshot) -> Result<(), Unavailable> {
+        // Statistics stand still until the epoch is advanced.
         self.epoch.advance()?;
-        let (requests, bytes) = self.requested()?;
         snapshot.push(&families::HEAP_ALLOCATED, self.allocated.read()? as f64);
         snapshot.push(&families::HEAP_ACTIVE, self.active.read()? as f64);
         snapshot.push(&families::HEAP_RESIDENT, self.resident.read()? as f64);
-        snapshot.push(&families::HEAP_ALLOCATION_BYTES, bytes as f64);
-        snapshot.push(&families::HEAP_ALLOCATIONS, requests as f64);
         Ok(())
-    }
-
-    /// Allocations so far and their bytes, rounded up to size classes.
-    fn requested(&self) -> Result<(u64, u64), tikv_jemalloc_ctl::Error> {
-        self.classes.iter().try_fold((0, 0), |(requests, bytes): (u64, u64), class| {
-            let new = class.requests()?;
-            Ok((requests + new, bytes + new.wrapping_mul(class.bytes())))
-        })
     }
 }
 
@@ -105,27 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn jemalloc_is_recognised_by_what_it_counts() {
-        assert!(counts(|| sys::allocate_and_free(PROBE_BYTES, 1)));
+    fn an_allocator_that_jemalloc_does_not_see_is_not_jemalloc() {
         assert!(!counts(|| {}));
-    }
-
-    #[test]
-    fn allocated_bytes_are_requests_times_class_size() {
-        let jemalloc = Jemalloc::new().expect("jemalloc is linked");
-        let requested = || {
-            jemalloc.epoch.advance().expect("the epoch can be advanced");
-            jemalloc.requested().expect("counters can be read")
-        };
-        let (small, large) = ((4_096, 50_000), (1 << 20, 200));
-        let before = requested();
-        sys::allocate_and_free(small.0, small.1);
-        sys::allocate_and_free(large.0, large.1);
-        let after = requested();
-        let bytes = (small.0 * small.1 + large.0 * large.1) as f64;
-        let counted = (after.1 - before.1) as f64;
-        // Requests of the last fill of a thread cache are counted when it is flushed; other tests may allocate too.
-        assert!(counted > 0.99 * bytes, "{counted} of {bytes}");
-        assert!((after.0 - before.0) as f64 > 0.99 * (small.1 + large.1) as f64);
     }
 }

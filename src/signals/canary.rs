@@ -43,6 +43,12 @@ impl Canary {
         Self { lateness, task }
     }
 
+    /// Tasks that the service did not spawn: 1, or 0 once the canary has ended.
+    #[must_use]
+    pub fn tasks(&self) -> usize {
+        usize::from(!self.task.is_finished())
+    }
+
     /// Adds the worst lateness of the last window.
     pub fn collect(&self, now: Moment, snapshot: &mut Snapshot) {
         let worst = self.lateness.lock().worst(now);

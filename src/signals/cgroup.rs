@@ -5,10 +5,10 @@
 //!
 //! Files: Documentation/admin-guide/cgroup-v2.rst, cgroup-v1/memory.rst, scheduler/sched-bwc.rst.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::catalogue::families;
+use super::kernel_file::read;
 use super::snapshot::{Snapshot, Unavailable};
 
 mod location;
@@ -52,14 +52,15 @@ impl CgroupCollector {
     /// The cgroup's v2 directory as of the last collection, unless it is the root cgroup.
     #[must_use]
     pub fn unified_directory(&self) -> Option<&Path> {
-        self.location.unified.as_deref().filter(|directory| !is_root(directory))
+        let unified = self.location.unified.as_ref().filter(|found| !found.is_root)?;
+        Some(&unified.directory)
     }
 
     fn locate(&mut self) -> Result<(), Unavailable> {
         let membership = read(&self.root.join("proc/self/cgroup"))?;
         if membership != self.membership {
             let mounts = read(&self.root.join("proc/self/mountinfo"))?;
-            self.location = Location::find(&membership, &mounts, &self.root);
+            self.location = Location::find(&membership, &mounts, &self.root, is_root);
             self.membership = membership;
         }
         Ok(())
@@ -69,20 +70,25 @@ impl CgroupCollector {
 fn collect_cpu(location: &Location, snapshot: &mut Snapshot) -> Result<(), Unavailable> {
     match &location.cpu {
         None => Err(Unavailable::NotHere("no cgroup has the cpu controller")),
-        Some(Controller { directory, .. }) if is_root(directory) => Err(ROOT),
-        Some(Controller { directory, unified: true }) => {
+        Some(Controller { is_root: true, .. }) => Err(ROOT),
+        Some(Controller { directory, unified: true, .. }) => {
             let stat = KeyedFile::read(directory.join("cpu.stat"))?;
             push_if(snapshot, &families::CGROUP_CPU_USAGE, stat.get("usage_usec"), 1e6);
             push_throttling(&stat, stat.get("throttled_usec"), 1e6, snapshot);
-            push_if(snapshot, &families::CGROUP_CPU_LIMIT, cpu_max(&directory.join("cpu.max"))?, 1.0);
+            push_if(
+                snapshot,
+                &families::CGROUP_CPU_LIMIT,
+                cpu_max(&directory.join("cpu.max"))?,
+                1.0,
+            );
             Ok(())
         }
-        Some(Controller { directory, unified: false }) => {
+        Some(Controller { directory, unified: false, .. }) => {
             let stat = KeyedFile::read(directory.join("cpu.stat"))?;
             push_throttling(&stat, stat.get("throttled_time"), 1e9, snapshot);
             push_if(snapshot, &families::CGROUP_CPU_LIMIT, cfs_quota(directory)?, 1.0);
             // cpuacct may be mounted apart from cpu; where the process is in its root, use is not known.
-            if let Some(cpuacct) = location.cpuacct.as_ref().filter(|found| !is_root(&found.directory)) {
+            if let Some(cpuacct) = location.cpuacct.as_ref().filter(|found| !found.is_root) {
                 let usage = number(&cpuacct.directory.join("cpuacct.usage"))?;
                 push_if(snapshot, &families::CGROUP_CPU_USAGE, Some(usage as f64), 1e9);
             }
@@ -92,10 +98,10 @@ fn collect_cpu(location: &Location, snapshot: &mut Snapshot) -> Result<(), Unava
 }
 
 fn collect_memory(location: &Location, snapshot: &mut Snapshot) -> Result<(), Unavailable> {
-    let Some(Controller { directory, unified }) = &location.memory else {
+    let Some(Controller { directory, unified, is_root }) = &location.memory else {
         return Err(Unavailable::NotHere("no cgroup has the memory controller"));
     };
-    if is_root(directory) {
+    if *is_root {
         return Err(ROOT);
     }
     let (current, inactive, limit) = if *unified {
@@ -128,8 +134,7 @@ const ROOT: Unavailable =
 
 /// Only a root cgroup has `release_agent` (v1), and only a root has no `cgroup.events` (v2). A cgroup namespace does not hide
 /// that: what looks like the root in it has the files of an ordinary cgroup.
-fn is_root(directory: &Path) -> bool {
-    let unified = directory.join("cgroup.controllers").exists();
+fn is_root(directory: &Path, unified: bool) -> bool {
     if unified {
         !directory.join("cgroup.events").exists()
     } else {
@@ -201,10 +206,6 @@ fn number(file: &Path) -> Result<u64, Unavailable> {
     read(file)?.trim_end().parse().map_err(malformed)
 }
 
-fn read(file: &Path) -> Result<String, Unavailable> {
-    fs::read_to_string(file).map_err(|source| Unavailable::Read { path: file.to_owned(), source })
-}
-
 /// A file of `key value` lines. Kernels add keys; a key that is not there has no value.
 struct KeyedFile(String);
 
@@ -224,6 +225,8 @@ impl KeyedFile {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     /// Writes `files` below a root, collects, and compares `name{label} value` lines of the families.
@@ -248,8 +251,7 @@ mod tests {
         assert_eq!(missing.map(|(source, _)| *source).collect::<Vec<_>>(), unavailable);
     }
 
-    const V2_MOUNT: &str =
-        "1490 1483 0:31 / /sys/fs/cgroup ro,nosuid,nodev,noexec,relatime - cgroup2 cgroup rw,nsdelegate\n";
+    const V2_MOUNT: &str = "1490 1483 0:31 / /sys/fs/cgroup ro,nosuid,nodev,noexec,relatime - cgroup2 cgroup rw,nsdelegate\n";
 
     #[test]
     fn a_container_with_limits_on_v2() {
@@ -325,12 +327,18 @@ mod tests {
                 ("sys/fs/cgroup/unified/cgroup.controllers", "\n"),
                 ("sys/fs/cgroup/cpuacct/release_agent", "\n"),
                 ("sys/fs/cgroup/cpuacct/cpuacct.usage", "99000000000\n"),
-                ("sys/fs/cgroup/cpu/pod1/cpu.stat", "nr_periods 4\nnr_throttled 2\nthrottled_time 500000000\n"),
+                (
+                    "sys/fs/cgroup/cpu/pod1/cpu.stat",
+                    "nr_periods 4\nnr_throttled 2\nthrottled_time 500000000\n",
+                ),
                 ("sys/fs/cgroup/cpu/pod1/cpu.cfs_quota_us", "5000\n"),
                 ("sys/fs/cgroup/cpu/pod1/cpu.cfs_period_us", "100000\n"),
                 ("sys/fs/cgroup/memory/pod1/memory.usage_in_bytes", "1000000\n"),
                 ("sys/fs/cgroup/memory/pod1/memory.limit_in_bytes", "9223372036854771712\n"),
-                ("sys/fs/cgroup/memory/pod1/memory.stat", "inactive_file 5\ntotal_inactive_file 400000\n"),
+                (
+                    "sys/fs/cgroup/memory/pod1/memory.stat",
+                    "inactive_file 5\ntotal_inactive_file 400000\n",
+                ),
                 ("sys/fs/cgroup/memory/pod1/memory.failcnt", "6\n"),
                 (
                     "sys/fs/cgroup/memory/pod1/memory.oom_control",

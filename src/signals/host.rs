@@ -42,7 +42,8 @@ impl HostCollector {
             snapshot.push(&families::HOST_CPU_COUNT, cores as f64);
             snapshot.push(&families::HOST_MEMORY_AVAILABLE, available_bytes as f64);
         }
-        let outcome = if known { Ok(()) } else { Err(Unavailable::NotHere("sysinfo read nothing")) };
+        let outcome =
+            if known { Ok(()) } else { Err(Unavailable::NotHere("sysinfo read nothing")) };
         snapshot.source("host", outcome);
     }
 }

@@ -51,7 +51,9 @@ impl ProcessCollector {
             snapshot.push(&families::PROCESS_START_TIME, started_at_seconds);
         }
         let waits = match &threads {
-            Ok(MAX_THREADS..) => Err(Unavailable::NotHere("too many threads to read one file of each")),
+            Ok(MAX_THREADS..) => {
+                Err(Unavailable::NotHere("too many threads to read one file of each"))
+            }
             _ => runqueue_waits(process).map(|waits| self.waits.observe(waits)),
         };
         let waits = waits.map(|nanos| {

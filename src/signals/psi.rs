@@ -6,10 +6,10 @@
 //!
 //! Format: Documentation/accounting/psi.rst. Older kernels write no `full` line for the CPU.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::catalogue::families;
+use super::kernel_file;
 use super::snapshot::{Snapshot, Unavailable};
 
 const RESOURCES: [&str; 3] = ["cpu", "memory", "io"];
@@ -52,12 +52,13 @@ fn read(file_of: impl Fn(&str) -> PathBuf) -> Result<Vec<Stall>, Unavailable> {
     let mut stalls = Vec::new();
     for resource in RESOURCES {
         let path = file_of(resource);
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(source) => return Err(Unavailable::Read { path, source }),
-        };
+        let text = kernel_file::read(&path)?;
         let totals = parse(&text).ok_or(Unavailable::Malformed { path })?;
-        stalls.extend(totals.into_iter().map(|(kind, total_micros)| Stall { resource, kind, total_micros }));
+        stalls.extend(totals.into_iter().map(|(kind, total_micros)| Stall {
+            resource,
+            kind,
+            total_micros,
+        }));
     }
     Ok(stalls)
 }

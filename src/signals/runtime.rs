@@ -37,18 +37,23 @@ impl RuntimeCollector {
             self.estimator.tick(elapsed, workers(&self.metrics)).map(|seen| (now.wall, seen));
     }
 
-    /// Reads the gauges now, and adds the last tick's estimate with the time of that tick.
-    pub fn collect(&self, snapshot: &mut Snapshot) {
-        snapshot.push(&families::TOKIO_ALIVE_TASKS, self.metrics.num_alive_tasks() as f64);
+    /// Reads the gauges now, and adds the last tick's estimate with the time of that tick. `own_tasks` are not the
+    /// service's and are not counted.
+    pub fn collect(&self, own_tasks: usize, snapshot: &mut Snapshot) {
+        let alive_tasks = self.metrics.num_alive_tasks().saturating_sub(own_tasks);
+        snapshot.push(&families::TOKIO_ALIVE_TASKS, alive_tasks as f64);
         snapshot.push(&families::TOKIO_WORKERS, self.metrics.num_workers() as f64);
-        snapshot.push(&families::TOKIO_GLOBAL_QUEUE_DEPTH, self.metrics.global_queue_depth() as f64);
+        snapshot
+            .push(&families::TOKIO_GLOBAL_QUEUE_DEPTH, self.metrics.global_queue_depth() as f64);
         let outcome = match self.saturation {
             Some((at, seen)) => {
                 snapshot.push_at(&families::TOKIO_SATURATION_RATIO, seen.ratio.get(), at);
                 snapshot.push_at(&families::TOKIO_BLOCKED_WORKERS, seen.blocked_workers as f64, at);
                 Ok(())
             }
-            None => Err(Unavailable::NotHere("no worker was watched from one tick to the next yet")),
+            None => {
+                Err(Unavailable::NotHere("no worker was watched from one tick to the next yet"))
+            }
         };
         snapshot.source("tokio_saturation", outcome);
     }
@@ -72,7 +77,7 @@ mod tests {
         let collector = RuntimeCollector::new(Handle::current(), clock.now());
         let tasks = || {
             let mut snapshot = Snapshot::default();
-            collector.collect(&mut snapshot);
+            collector.collect(0, &mut snapshot);
             snapshot
                 .readings()
                 .iter()

@@ -72,7 +72,8 @@ impl SaturationEstimator {
                 blocked_workers += usize::from(blocked);
             }
         }
-        let ratio = Ratio::new(busy_seconds / (f64::from(started_workers) * elapsed_seconds)).ok()?;
+        let ratio =
+            Ratio::new(busy_seconds / (f64::from(started_workers) * elapsed_seconds)).ok()?;
         Some(Saturation { ratio, blocked_workers })
     }
 }
@@ -116,7 +117,10 @@ mod tests {
         let mut estimator = SaturationEstimator::new(ticks[0].iter().map(reading));
         for (index, (tick, &(ratio, blocked))) in ticks[1..].iter().zip(expected).enumerate() {
             let got = estimator.tick(TICK, tick.iter().map(reading)).expect("workers have parked");
-            assert!((got.ratio.get() - ratio).abs() < 1e-9, "tick {index}: {got:?}, expected {ratio}");
+            assert!(
+                (got.ratio.get() - ratio).abs() < 1e-9,
+                "tick {index}: {got:?}, expected {ratio}"
+            );
             assert_eq!(got.blocked_workers, blocked, "tick {index}");
         }
         assert_eq!(ticks.len() - 1, expected.len());

@@ -92,13 +92,17 @@ impl Snapshot {
     }
 
     /// The sources by name, each with the reason if it had nothing to say.
-    #[must_use]
     pub fn sources(&self) -> &[(&'static str, Result<(), Unavailable>)] {
         &self.sources
     }
 
     fn push_reading(&mut self, reading: Reading) {
-        debug_assert_eq!(reading.labels.len(), reading.family.labels.len(), "{}", reading.family.name);
+        debug_assert_eq!(
+            reading.labels.len(),
+            reading.family.labels.len(),
+            "{}",
+            reading.family.name
+        );
         if reading.value.is_finite() {
             self.readings.push(reading);
         }

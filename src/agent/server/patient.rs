@@ -1,7 +1,7 @@
 //! A connection that waits for its peer to read, but not for ever.
 //!
-//! In: hyper's I/O. Out: the same, except that a write which makes no progress for [`WRITE_PATIENCE`] fails. Never: a limit on
-//! how long an answer may take as long as the peer reads it.
+//! In: hyper's I/O. Out: the same, except that a write which makes no progress for too long fails. Never: a limit on how long
+//! an answer may take as long as the peer reads it.
 
 use std::io;
 use std::pin::Pin;
@@ -11,19 +11,18 @@ use std::time::Duration;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use tokio::time::{Instant, Sleep};
 
-/// Without a byte being taken by the peer.
-pub(super) const WRITE_PATIENCE: Duration = Duration::from_secs(10);
-
 /// I/O with a bound on stalled writes.
 pub(super) struct Patient<T> {
     inner: T,
+    /// For a write of which the peer takes no byte.
+    patience: Duration,
     deadline: Pin<Box<Sleep>>,
     stalled: bool,
 }
 
 impl<T> Patient<T> {
-    pub(super) fn new(inner: T) -> Self {
-        Self { inner, deadline: Box::pin(tokio::time::sleep(WRITE_PATIENCE)), stalled: false }
+    pub(super) fn new(inner: T, patience: Duration) -> Self {
+        Self { inner, patience, deadline: Box::pin(tokio::time::sleep(patience)), stalled: false }
     }
 
     /// Passes progress on and turns a stall that lasts too long into an error.
@@ -37,7 +36,7 @@ impl<T> Patient<T> {
             return outcome;
         }
         if !std::mem::replace(&mut self.stalled, true) {
-            self.deadline.as_mut().reset(Instant::now() + WRITE_PATIENCE);
+            self.deadline.as_mut().reset(Instant::now() + self.patience);
         }
         self.deadline.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
@@ -92,33 +91,39 @@ mod tests {
     use super::*;
     use hyper_util::rt::TokioIo;
 
-    #[tokio::test(start_paused = true)]
-    async fn a_peer_that_reads_nothing_loses_the_connection() {
-        let (ours, _theirs) = tokio::io::duplex(4);
-        let mut patient = Patient::new(TokioIo::new(ours));
-        let mut write = |bytes: &'static [u8]| {
-            let patient = &mut patient;
-            std::future::poll_fn(move |cx| Pin::new(&mut *patient).poll_write(cx, bytes))
-        };
-        assert_eq!(write(b"full").await.ok(), Some(4));
-        assert_eq!(write(b"more").await.map_err(|error| error.kind()), Err(io::ErrorKind::TimedOut));
+    const PATIENCE: Duration = Duration::from_millis(400);
+
+    async fn write<T: Write + Unpin>(
+        patient: &mut Patient<T>,
+        bytes: &[u8],
+    ) -> Result<usize, io::ErrorKind> {
+        let written =
+            std::future::poll_fn(|cx| Pin::new(&mut *patient).poll_write(cx, bytes)).await;
+        written.map_err(|error| error.kind())
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
+    async fn a_peer_that_reads_nothing_loses_the_connection() {
+        let (ours, _theirs) = tokio::io::duplex(4);
+        let mut patient = Patient::new(TokioIo::new(ours), PATIENCE);
+        assert_eq!(write(&mut patient, b"full").await, Ok(4));
+        assert_eq!(write(&mut patient, b"more").await, Err(io::ErrorKind::TimedOut));
+    }
+
+    #[tokio::test]
     async fn a_peer_that_reads_slowly_keeps_it() {
         use tokio::io::AsyncReadExt as _;
         let (ours, mut theirs) = tokio::io::duplex(4);
         let reader = tokio::spawn(async move {
             let mut buffer = [0; 4];
-            for _ in 0..3 {
-                tokio::time::sleep(WRITE_PATIENCE / 2).await;
+            for _ in 0..4 {
+                tokio::time::sleep(PATIENCE / 2).await;
                 theirs.read_exact(&mut buffer).await.expect("the writer is alive");
             }
         });
-        let mut patient = Patient::new(TokioIo::new(ours));
+        let mut patient = Patient::new(TokioIo::new(ours), PATIENCE);
         for _ in 0..4 {
-            let written = std::future::poll_fn(|cx| Pin::new(&mut patient).poll_write(cx, b"four")).await;
-            assert_eq!(written.ok(), Some(4));
+            assert_eq!(write(&mut patient, b"four").await, Ok(4));
         }
         reader.await.expect("the reader does not panic");
     }

@@ -125,13 +125,13 @@ pub const HEAP_RESIDENT: Family = Family {
     source: "jemalloc stats.resident",
 };
 
-/// Bytes allocated since start, rounded up to size classes.
+/// Bytes that the service has asked its allocator for since start.
 pub const HEAP_ALLOCATION_BYTES: Family = Family {
     name: "heap_allocation_bytes_total",
     kind: FamilyKind::Counter,
     labels: &[],
-    help: "Bytes allocated since start, rounded up to size classes",
-    source: "jemalloc stats.arenas.4096.{bins,lextents}.*.nrequests times class size",
+    help: "Bytes that the service has asked its allocator for since start",
+    source: "headroom::agent::Jemalloc as global allocator",
 };
 
 /// Allocations since start.
@@ -140,7 +140,7 @@ pub const HEAP_ALLOCATIONS: Family = Family {
     kind: FamilyKind::Counter,
     labels: &[],
     help: "Allocations since start",
-    source: "jemalloc stats.arenas.4096.{bins,lextents}.*.nrequests",
+    source: "headroom::agent::Jemalloc as global allocator",
 };
 
 /// CPU time of the process, user and system, in seconds.

@@ -12,7 +12,7 @@ pub(super) struct Location {
     pub(super) cpuacct: Option<Controller>,
     pub(super) memory: Option<Controller>,
     /// The v2 directory, whether or not it has controllers.
-    pub(super) unified: Option<PathBuf>,
+    pub(super) unified: Option<Controller>,
 }
 
 /// One controller's directory.
@@ -21,15 +21,29 @@ pub(super) struct Controller {
     pub(super) directory: PathBuf,
     /// Version 2: one hierarchy for all controllers.
     pub(super) unified: bool,
+    /// The root of the hierarchy: the whole machine.
+    pub(super) is_root: bool,
 }
 
 impl Location {
-    /// A controller with a v1 hierarchy is read there; every other one in the v2 hierarchy.
-    pub(super) fn find(membership: &str, mounts: &str, root: &Path) -> Self {
+    /// A controller with a v1 hierarchy is read there; every other one in the v2 hierarchy. `is_root` is asked once for each
+    /// directory, with whether it is one of version 2.
+    pub(super) fn find(
+        membership: &str,
+        mounts: &str,
+        root: &Path,
+        is_root: impl Fn(&Path, bool) -> bool,
+    ) -> Self {
+        let place = |directory: PathBuf, unified| Controller {
+            is_root: is_root(&directory, unified),
+            directory,
+            unified,
+        };
         let unified = membership
             .lines()
             .find_map(|line| line.strip_prefix("0::"))
-            .and_then(|path| mounted(mounts, path, root, |mount| mount.kind == "cgroup2"));
+            .and_then(|path| mounted(mounts, path, root, |mount| mount.kind == "cgroup2"))
+            .map(|directory| place(directory, true));
         let controller = |name: &str| {
             let listed = |list: &str| list.split(',').any(|listed| listed == name);
             let v1 = membership.lines().find_map(|line| {
@@ -39,11 +53,12 @@ impl Location {
             });
             match v1 {
                 Some(path) => {
-                    let of_controller = |mount: &Mount<'_>| mount.kind == "cgroup" && listed(mount.options);
+                    let of_controller =
+                        |mount: &Mount<'_>| mount.kind == "cgroup" && listed(mount.options);
                     mounted(mounts, path, root, of_controller)
-                        .map(|directory| Controller { directory, unified: false })
+                        .map(|directory| place(directory, false))
                 }
-                None => unified.clone().map(|directory| Controller { directory, unified: true }),
+                None => unified.clone(),
             }
         };
         Self {
@@ -94,8 +109,9 @@ mod tests {
     use super::*;
 
     fn check(membership: &str, mounts: &str, expected_memory: Option<(&str, bool)>) {
-        let memory = Location::find(membership, mounts, Path::new("/")).memory;
-        let found = memory.as_ref().map(|found| (found.directory.to_str().expect("text"), found.unified));
+        let memory = Location::find(membership, mounts, Path::new("/"), |_, _| false).memory;
+        let found =
+            memory.as_ref().map(|found| (found.directory.to_str().expect("text"), found.unified));
         let found = found.map(|(directory, unified)| (directory.trim_end_matches('/'), unified));
         assert_eq!(found, expected_memory);
     }
