@@ -55,6 +55,7 @@ pub(super) struct Identity {
 
 /// All routes of the agent.
 pub(super) fn routes(registry: Registry, progress: &Progress, service: &Identity) -> Router {
+    tracing::debug!(name = service.name, version = service.version, "agent serves");
     let profiled =
         crate::pprof::Service { name: service.name.clone(), version: service.version.clone() };
     Router::new()
