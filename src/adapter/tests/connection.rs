@@ -193,6 +193,8 @@ async fn a_request_under_way_is_finished_before_the_server_ends() {
         while TcpStream::connect(server.address).await.is_ok() {
             tokio::task::yield_now().await;
         }
+        // Long enough for a server that cuts instead of draining to do so.
+        tokio::time::sleep(Duration::from_millis(50)).await;
         go_on.notify_one();
     };
     let (answer, ()) = tokio::join!(request, stop);
