@@ -20,6 +20,8 @@ mod request_info;
 mod review_cache;
 mod serving;
 pub mod serving_ca;
+pub mod serving_certificate;
+pub mod serving_files;
 mod status;
 
 #[cfg(test)]

@@ -1,0 +1,44 @@
+//! Integration tests: the program as its users run it, against a real Kubernetes control plane.
+//!
+//! `support` starts the control plane, a node, the adapter and loads; the other modules hold the tests.
+//! Everything runs on loopback and ends with this process.
+
+#[path = "support"]
+mod support {
+    pub(crate) mod adapter;
+    pub(crate) mod constant_adapter;
+    pub(crate) mod control_plane;
+    pub(crate) mod direct;
+    pub(crate) mod exporter;
+    pub(crate) mod journal;
+    pub(crate) mod kubelet;
+    pub(crate) mod load;
+    pub(crate) mod pki;
+    pub(crate) mod process;
+    pub(crate) mod programs;
+    pub(crate) mod shared;
+    pub(crate) mod timeline;
+    pub(crate) mod workload;
+}
+
+#[path = "it/access.rs"]
+mod access;
+#[path = "it/admission.rs"]
+mod admission;
+#[path = "it/failures.rs"]
+mod failures;
+#[path = "it/ground.rs"]
+mod ground;
+#[path = "it/reading.rs"]
+mod reading;
+#[path = "it/sandbox.rs"]
+mod sandbox;
+#[path = "it/scaling.rs"]
+mod scaling;
+
+/// `make cluster`: everything these tests use, for a person to look at.
+#[test]
+#[ignore = "runs until Ctrl-C"]
+fn cluster() {
+    support::shared::run(sandbox::serve());
+}

@@ -1,0 +1,105 @@
+//! Who may read what: the adapter against the real API server's certificates, tokens and RBAC.
+
+use anyhow::{Result, ensure};
+use serde_json::Value;
+
+use crate::support::direct::{Answer, DirectClient, Identity};
+use crate::support::shared::{run, share};
+
+const PATH: &str = "/apis/external.metrics.k8s.io/v1beta1/namespaces/access/headroom_demand";
+const ADMIN: [(&str, &str); 2] = [("X-Remote-User", "root"), ("X-Remote-Group", "system:masters")];
+
+/// Asks with the identity and headers, expects the code and, below 500, a metav1.Status with it whose
+/// message holds `text`.
+async fn check(
+    identity: Identity<'_>,
+    headers: &[(&str, &str)],
+    code: u16,
+    text: &str,
+) -> Result<()> {
+    let cluster = share().await?;
+    let url = cluster.adapter().await?.url();
+    let client = DirectClient::new(&cluster.plane, &url, identity)?;
+    let Answer { status, body } = client.get(PATH, headers).await?;
+    ensure!(status == code, "{identity:?} {headers:?}: {status} {body}");
+    ensure!(body["kind"] == "Status" && body["code"] == code, "not a Status: {body}");
+    let message = body["message"].as_str().unwrap_or_default();
+    ensure!(message.contains(text), "{text:?} is not in {message:?}");
+    Ok(())
+}
+
+#[test]
+fn without_credentials_the_answer_is_401() {
+    run(check(Identity::None, &[], 401, ""));
+}
+
+#[test]
+fn a_token_that_the_api_server_does_not_know_is_401() {
+    run(check(Identity::Token("not.a.token"), &[], 401, ""));
+}
+
+#[test]
+fn remote_headers_without_a_client_certificate_are_not_believed() {
+    run(check(Identity::None, &ADMIN, 401, ""));
+}
+
+#[test]
+fn remote_headers_with_an_ordinary_client_certificate_are_not_believed() {
+    // Its common name is the front proxy's, but the authority is the one of users.
+    run(check(Identity::Certificate("impostor"), &ADMIN, 403, "front-proxy-client"));
+}
+
+#[test]
+fn the_front_proxy_speaks_for_a_user_who_may_not() {
+    let user = [("X-Remote-User", "jane")];
+    run(check(Identity::Certificate("front-proxy"), &user, 403, "jane"));
+}
+
+#[test]
+fn the_front_proxy_speaks_for_a_user_who_may() {
+    // There is no such policy: a user who may ask is told so.
+    run(check(Identity::Certificate("front-proxy"), &ADMIN, 404, "access"));
+}
+
+#[test]
+fn a_service_account_without_a_role_is_403_and_named() {
+    run(async {
+        let cluster = share().await?;
+        let token = cluster.plane.token("default", "default").await?;
+        let name = "system:serviceaccount:default:default";
+        check(Identity::Token(&token), &[], 403, name).await
+    });
+}
+
+#[test]
+fn probes_need_no_credentials() {
+    run(async {
+        let cluster = share().await?;
+        let url = cluster.adapter().await?.url();
+        let client = DirectClient::new(&cluster.plane, &url, Identity::None)?;
+        for path in ["/healthz", "/livez", "/readyz"] {
+            let answer = client.get(path, &[]).await?;
+            ensure!(answer.status == 200, "{path}: {}", answer.status);
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn the_api_server_refuses_a_user_without_a_role_before_the_adapter_does() {
+    run(async {
+        let cluster = share().await?;
+        drop(cluster.adapter().await?);
+        let answer = cluster.plane.kubectl(&["get", "--raw", PATH, "--as", "jane", "-v", "0"]);
+        let text = answer.map_or_else(|error| error.to_string(), |text| text);
+        ensure!(text.contains("Forbidden") && text.contains("jane"), "{text}");
+        let allowed = cluster.plane.kubectl(&["get", "--raw", PATH]);
+        let text = allowed.map_or_else(|error| error.to_string(), |text| text);
+        ensure!(!text.contains("Forbidden"), "{text}");
+        let discovery =
+            cluster.plane.kubectl(&["get", "--raw", "/apis/external.metrics.k8s.io/v1beta1"])?;
+        let list: Value = serde_json::from_str(&discovery)?;
+        ensure!(list["kind"] == "APIResourceList", "{list}");
+        Ok(())
+    });
+}

@@ -1,0 +1,225 @@
+//! The adapter as the cluster sees it: installed from `manifests/`, run as a process on this machine.
+//!
+//! In: a control plane. Out: APIServices that are Available, served by the shipped ServiceAccount with
+//! the shipped RBAC. Never: rights that the manifests do not give.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::{Value, json};
+
+use super::control_plane::{ControlPlane, free_ports};
+use super::process::Process;
+use super::programs::{HEADROOM, checkout};
+use super::shared::eventually;
+
+/// A running adapter.
+#[derive(Debug)]
+pub(crate) struct Adapter {
+    process: Process,
+    installation: Installation,
+    kubeconfig: PathBuf,
+    log: PathBuf,
+    port: u16,
+    metrics_port: u16,
+}
+
+/// What `manifests/` says about the adapter.
+#[derive(Clone, Debug)]
+pub(crate) struct Installation {
+    /// The adapter's namespace.
+    pub(crate) namespace: String,
+    /// The Service behind its APIServices.
+    pub(crate) service: String,
+    /// Its ServiceAccount.
+    pub(crate) account: String,
+    /// The names of its APIServices.
+    pub(crate) api_services: Vec<String>,
+}
+
+/// In which an APIService must become Available: discovery is asked again every 30 s at worst.
+const AVAILABLE: Duration = Duration::from_secs(60);
+
+impl Adapter {
+    /// Installs everything but the Deployment, starts the adapter and waits until the API server
+    /// reaches it.
+    ///
+    /// # Errors
+    /// The manifests do not apply, the adapter ends, or an APIService does not become Available.
+    pub(crate) async fn start(plane: &ControlPlane) -> Result<Self> {
+        let [port, metrics_port] = free_ports()?;
+        let installation = Installation::apply(plane, port)?;
+        let kubeconfig = plane
+            .kubeconfig_for_service_account(&installation.namespace, &installation.account)
+            .await?;
+        let log = plane.dir().join("logs/adapter.log");
+        let process = run(&installation, &kubeconfig, &log, port, metrics_port)?;
+        let mut adapter = Self { process, installation, kubeconfig, log, port, metrics_port };
+        adapter.wait_available(plane).await?;
+        Ok(adapter)
+    }
+
+    /// Kills it, as a crash does.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Starts it again at the same address, without waiting for anything.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub(crate) fn start_again(&mut self) -> Result<()> {
+        self.process =
+            run(&self.installation, &self.kubeconfig, &self.log, self.port, self.metrics_port)?;
+        Ok(())
+    }
+
+    /// Its own address.
+    pub(crate) fn url(&self) -> String {
+        format!("https://127.0.0.1:{}", self.port)
+    }
+
+    /// The address of its own metrics and probes.
+    pub(crate) fn metrics_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.metrics_port)
+    }
+
+    /// What was installed.
+    pub(crate) fn installation(&self) -> &Installation {
+        &self.installation
+    }
+
+    /// Waits until every APIService is Available.
+    ///
+    /// # Errors
+    /// The adapter ends, or one is not in time; the message holds the condition's.
+    pub(crate) async fn wait_available(&mut self, plane: &ControlPlane) -> Result<()> {
+        let process = &mut self.process;
+        self.installation
+            .wait_available(plane, || match process.exited() {
+                Some(status) => {
+                    bail!("the adapter ended with {status}, see {}", process.log().display())
+                }
+                None => Ok(()),
+            })
+            .await
+    }
+}
+
+fn run(
+    installation: &Installation,
+    kubeconfig: &PathBuf,
+    log: &PathBuf,
+    port: u16,
+    metrics_port: u16,
+) -> Result<Process> {
+    let mut command = Command::new(HEADROOM);
+    command
+        .args(["adapter", "--bind-address", "127.0.0.1", "--secure-port", &port.to_string()])
+        .args(["--metrics-port", &metrics_port.to_string()])
+        .arg("--kubeconfig")
+        .arg(kubeconfig)
+        .env("POD_NAMESPACE", &installation.namespace)
+        .env("POD_NAME", "headroom-adapter-test");
+    Process::spawn(command, log, Vec::new())
+}
+
+impl Installation {
+    /// Applies `manifests/base` with two changes: its Service leads to this machine, and its Deployment
+    /// is left out.
+    ///
+    /// # Errors
+    /// kubectl refuses something, or the manifests lack a part.
+    pub(crate) fn apply(plane: &ControlPlane, port: u16) -> Result<Self> {
+        let objects = base(plane)?;
+        let of_kind = |kind: &str| {
+            objects.iter().filter(move |object| object["kind"] == kind).collect::<Vec<_>>()
+        };
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        let api_services = of_kind("APIService");
+        let behind =
+            &api_services.first().context("manifests/base has no APIService")?["spec"]["service"];
+        let deployment =
+            *of_kind("Deployment").first().context("manifests/base has no Deployment")?;
+        let account = &deployment["spec"]["template"]["spec"]["serviceAccountName"];
+        let installation = Self {
+            namespace: text(&behind["namespace"]).context("an APIService without a namespace")?,
+            service: text(&behind["name"]).context("an APIService without a Service")?,
+            account: text(account).context("a Deployment without a ServiceAccount")?,
+            api_services: api_services
+                .iter()
+                .filter_map(|api| text(&api["metadata"]["name"]))
+                .collect(),
+        };
+        let kept = |object: &&Value| {
+            let kind = object["kind"].as_str().unwrap_or_default();
+            !["Deployment", "Service", "PodDisruptionBudget", "NetworkPolicy"].contains(&kind)
+        };
+        let mut items: Vec<Value> = objects.iter().filter(kept).cloned().collect();
+        for item in items.iter_mut().filter(|item| item["kind"] == "APIService") {
+            item["spec"]["service"]["port"] = json!(port);
+        }
+        items.push(json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": installation.service, "namespace": installation.namespace},
+            "spec": {"type": "ExternalName", "externalName": "localhost",
+                     "ports": [{"name": "https", "port": port}]},
+        }));
+        // Namespaces and definitions first: the rest needs them.
+        items.sort_by_key(|item| match item["kind"].as_str() {
+            Some("Namespace") => 0,
+            Some("CustomResourceDefinition") => 1,
+            _ => 2,
+        });
+        let list = json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string();
+        plane.kubectl_with_input(&["apply", "--server-side", "-f", "-"], &list)?;
+        Ok(installation)
+    }
+
+    /// Waits until every APIService is Available, as long as `check` finds nothing wrong.
+    ///
+    /// # Errors
+    /// `check` fails, or one is not in time; the message holds the condition's.
+    pub(crate) async fn wait_available(
+        &self,
+        plane: &ControlPlane,
+        mut check: impl FnMut() -> Result<()>,
+    ) -> Result<()> {
+        let mut last = Value::Null;
+        let waited = eventually(AVAILABLE, "the APIServices", async || {
+            check()?;
+            for name in &self.api_services {
+                let path = format!("/apis/apiregistration.k8s.io/v1/apiservices/{name}");
+                let request = http::Request::get(path).body(Vec::new())?;
+                last = plane.client().request::<Value>(request).await?["status"].take();
+                if last["conditions"][0]["status"] != "True" {
+                    return Ok(None);
+                }
+            }
+            Ok(Some(()))
+        })
+        .await;
+        waited.with_context(|| format!("last seen: {last}"))
+    }
+}
+
+/// The objects of `manifests/base`, as kustomize builds them.
+fn base(plane: &ControlPlane) -> Result<Vec<Value>> {
+    let directory = checkout().join("manifests/base").display().to_string();
+    let yaml = plane.kubectl(&["kustomize", &directory])?;
+    let json = plane.kubectl_with_input(
+        &["create", "--dry-run=client", "--validate=false", "-o", "json", "-f", "-"],
+        &yaml,
+    )?;
+    let mut objects = Vec::new();
+    for object in serde_json::Deserializer::from_str(&json).into_iter::<Value>() {
+        let mut object = object?;
+        match object["items"].as_array_mut() {
+            Some(items) => objects.append(items),
+            None => objects.push(object),
+        }
+    }
+    Ok(objects)
+}

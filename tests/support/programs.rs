@@ -1,0 +1,43 @@
+//! The real Kubernetes programs and our own binary.
+//!
+//! In: `tests/kubernetes/build.sh` or its result. Out: paths. Never: a program found on the PATH.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+
+/// Our own binary, built by Cargo for this test.
+pub(crate) const HEADROOM: &str = env!("CARGO_BIN_EXE_headroom");
+
+/// The checkout.
+pub(crate) fn checkout() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The path of `etcd`, `kube-apiserver`, `kube-controller-manager` or `kubectl`, built if need be:
+/// the first time this takes minutes.
+///
+/// # Errors
+/// The build fails; its own output says why.
+pub(crate) fn kubernetes(program: &str) -> Result<PathBuf> {
+    static DIRECTORY: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let directory = DIRECTORY
+        .get_or_init(|| build().map_err(|error| format!("{error:#}")))
+        .as_ref()
+        .map_err(|error| anyhow!("the real Kubernetes is missing: {error}"))?;
+    Ok(directory.join(program))
+}
+
+fn build() -> Result<PathBuf> {
+    let script = checkout().join("tests/kubernetes/build.sh");
+    let output = Command::new(&script)
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("cannot run {}", script.display()))?;
+    ensure!(output.status.success(), "{} failed: {}", script.display(), output.status);
+    let text = String::from_utf8(output.stdout)?;
+    let directory = text.lines().last().context("the build names no directory")?;
+    Ok(PathBuf::from(directory))
+}

@@ -1,0 +1,142 @@
+//! The objects of a test's workload: the sample service's Deployment and its ScalingPolicy.
+//!
+//! In: what differs between tests. Out: JSON for the API server. Never: a default that hides what is tested.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use kube::Client;
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind, PostParams};
+use kube::{Api, ResourceExt as _};
+use serde_json::{Value, json};
+
+use super::programs::HEADROOM;
+
+/// How the sample service runs.
+#[derive(Clone, Debug)]
+pub(crate) struct SampleOptions {
+    /// `spec.replicas` at first.
+    pub(crate) replicas: i32,
+    /// From the start of the process until `/ready` is 200.
+    pub(crate) startup_delay: Duration,
+    /// `resources.limits`.
+    pub(crate) limits: Value,
+}
+
+impl Default for SampleOptions {
+    fn default() -> Self {
+        Self { replicas: 1, startup_delay: Duration::ZERO, limits: json!({}) }
+    }
+}
+
+/// A Deployment of the sample service with the agent inside.
+pub(crate) fn sample_deployment(name: &str, options: &SampleOptions) -> Value {
+    let address = json!({"fieldRef": {"fieldPath": "status.podIP"}});
+    json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name},
+        "spec": {
+            "replicas": options.replicas,
+            "selector": {"matchLabels": {"app": name}},
+            "template": {
+                "metadata": {"labels": {"app": name}},
+                "spec": {
+                    "terminationGracePeriodSeconds": 2,
+                    "containers": [{
+                        "name": "sample",
+                        "image": "headroom",
+                        "command": [HEADROOM, "demo", "--service-only"],
+                        "env": [
+                            {"name": "POD_IP", "valueFrom": address},
+                            {"name": "HEADROOM_SERVICE_BIND", "value": "$(POD_IP):8000"},
+                            {"name": "HEADROOM_AGENT_BIND", "value": "$(POD_IP):9469"},
+                            {"name": "HEADROOM_SERVICE_STARTUP_DELAY",
+                             "value": format!("{}s", options.startup_delay.as_secs())},
+                        ],
+                        "ports": [
+                            {"name": "http", "containerPort": 8000},
+                            {"name": "metrics", "containerPort": 9469},
+                        ],
+                        "resources": {"limits": options.limits},
+                        "readinessProbe": {
+                            "httpGet": {"path": "/ready", "port": "http"},
+                            "periodSeconds": 1,
+                        },
+                    }],
+                },
+            },
+        },
+    })
+}
+
+/// How a policy scales.
+#[derive(Clone, Debug)]
+pub(crate) struct PolicyOptions {
+    /// `autoscaler.minReplicas`.
+    pub(crate) min: i32,
+    /// `autoscaler.maxReplicas`.
+    pub(crate) max: i32,
+    /// `endpoint.interval`.
+    pub(crate) interval: Duration,
+}
+
+impl Default for PolicyOptions {
+    fn default() -> Self {
+        Self { min: 1, max: 20, interval: Duration::from_secs(2) }
+    }
+}
+
+/// A ScalingPolicy for the Deployment of the same name, with a short window and an autoscaler whose
+/// scale-down waits as long.
+pub(crate) fn policy(name: &str, signals: &Value, options: &PolicyOptions) -> Value {
+    json!({
+        "apiVersion": "headroom.dev/v1alpha1", "kind": "ScalingPolicy", "metadata": {"name": name},
+        "spec": {
+            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": name},
+            "endpoint": {"port": "metrics", "interval": format!("{}s", options.interval.as_secs())},
+            "window": "15s",
+            "signals": signals,
+            "autoscaler": {
+                "minReplicas": options.min,
+                "maxReplicas": options.max,
+                "behavior": {"scaleDown": {"stabilizationWindowSeconds": 15}},
+            },
+        },
+    })
+}
+
+/// The API of a kind that has no Rust type here.
+fn dynamic(
+    client: Client,
+    namespace: &str,
+    api_version: &str,
+    kind: &str,
+    plural: &str,
+) -> Api<DynamicObject> {
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    let resource =
+        ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural);
+    Api::namespaced_with(client, namespace, &resource)
+}
+
+/// ScalingPolicies of the namespace.
+pub(crate) fn policies(client: Client, namespace: &str) -> Api<DynamicObject> {
+    dynamic(client, namespace, "headroom.dev/v1alpha1", "ScalingPolicy", "scalingpolicies")
+}
+
+/// Creates a Deployment, ScalingPolicy or HPA from JSON; its name.
+///
+/// # Errors
+/// The API server refuses it.
+pub(crate) async fn create(client: Client, namespace: &str, body: Value) -> Result<String> {
+    let api = match body["kind"].as_str() {
+        Some("ScalingPolicy") => policies(client, namespace),
+        Some("Deployment") => dynamic(client, namespace, "apps/v1", "Deployment", "deployments"),
+        Some("HorizontalPodAutoscaler") => {
+            let (kind, plural) = ("HorizontalPodAutoscaler", "horizontalpodautoscalers");
+            dynamic(client, namespace, "autoscaling/v2", kind, plural)
+        }
+        other => bail!("no plural is known of {other:?}"),
+    };
+    let created = api.create(&PostParams::default(), &serde_json::from_value(body)?).await?;
+    Ok(created.name_any())
+}
