@@ -1,1 +1,216 @@
-//! Serve the signals of this process.
+//! Serve the signals of this process: `/metrics`, `/debug/pprof/*` and probes, from inside a service.
+//!
+//! In: the service's tokio runtime and its requests. Out: an HTTP server of its own, and a tower layer for the service's
+//! router. Never: work on the service's threads beyond that layer and one canary task. Sampling and serving have a thread of
+//! their own, so a service that is saturated, blocked or throttled still answers.
+//!
+//! ```no_run
+//! headroom::profiled_jemalloc!();
+//!
+//! # async fn service() -> Result<(), Box<dyn std::error::Error>> {
+//! let agent = headroom::agent::Agent::builder().service("checkout").start()?;
+//! let app: axum::Router = axum::Router::new().layer(agent.http_layer());
+//! # let _ = app;
+//! # Ok(())
+//! # }
+//! ```
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+
+use parking_lot::Mutex;
+use prometheus::Registry;
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+use crate::probes::Progress;
+use crate::signals::Collectors;
+use crate::time::Clock;
+
+mod collector;
+mod exposition;
+mod http_layer;
+mod jemalloc;
+mod server;
+#[cfg(test)]
+mod tests;
+mod thread;
+
+pub use crate::signals::allocator::Jemalloc;
+pub use http_layer::{HttpLayer, HttpService, ObservedResponse};
+#[doc(hidden)]
+pub use jemalloc::MALLOC_CONF;
+
+use collector::SignalCollector;
+use server::{Identity, ServerMetrics};
+
+/// The port of the agent unless the service names another.
+pub const DEFAULT_PORT: u16 = 9469;
+
+/// Why an agent does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The builder was started outside a tokio runtime.
+    #[error("the agent must be started inside the service's tokio runtime")]
+    NoRuntime(#[from] tokio::runtime::TryCurrentError),
+    /// The address cannot be served on.
+    #[error("cannot listen on {address}")]
+    Bind {
+        /// The address asked for.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The agent's thread or its runtime cannot be made.
+    #[error("cannot start the agent's thread")]
+    Thread(#[source] io::Error),
+    /// A metric of the agent cannot be registered.
+    #[error("cannot register the agent's metrics")]
+    Register(#[from] prometheus::Error),
+}
+
+/// What an agent is started with.
+#[derive(Clone, Debug)]
+#[must_use = "an agent that is not started serves nothing"]
+pub struct AgentBuilder {
+    service: String,
+    version: String,
+    address: SocketAddr,
+}
+
+impl AgentBuilder {
+    /// The service's name, as profiles and `headroom_agent_info` carry it.
+    pub fn service(mut self, name: impl Into<String>) -> Self {
+        self.service = name.into();
+        self
+    }
+
+    /// The service's version, as profiles carry it.
+    pub fn version(mut self, version: impl Into<String>) -> Self {
+        self.version = version.into();
+        self
+    }
+
+    /// Where to serve; port 0 takes a free one. Default: port 9469 of every address.
+    pub fn bind(mut self, address: SocketAddr) -> Self {
+        self.address = address;
+        self
+    }
+
+    /// Starts serving. The runtime this is called in is the one that is watched; it needs its time driver.
+    ///
+    /// # Errors
+    /// [`AgentError`]: no runtime, the address is taken, or the system refuses a thread.
+    pub fn start(self) -> Result<Agent, AgentError> {
+        let service_runtime = Handle::try_current()?;
+        let bind = |source| AgentError::Bind { address: self.address, source };
+        let listener = TcpListener::bind(self.address).map_err(bind)?;
+        listener.set_nonblocking(true).map_err(bind)?;
+        let local_addr = listener.local_addr().map_err(bind)?;
+
+        let clock = Clock::start();
+        let progress = Progress::new(clock);
+        let registry = Registry::new();
+        let http_layer = HttpLayer::register(&registry)?;
+        let collectors = Arc::new(Mutex::new(Collectors::start(&service_runtime, clock)));
+        registry.register(Box::new(SignalCollector::new(
+            &self.service,
+            clock,
+            collectors.clone(),
+        )?))?;
+
+        let server_metrics = ServerMetrics::register(&registry)?;
+
+        let stop = CancellationToken::new();
+        let part = thread::AgentThread {
+            listener,
+            registry: registry.clone(),
+            server_metrics,
+            collectors,
+            clock,
+            progress: progress.clone(),
+            service: Identity { name: self.service, version: self.version },
+            stop: stop.clone(),
+        };
+        let thread = spawn(part)?;
+        Ok(Agent { local_addr, registry, progress, http_layer, stop, thread: Some(thread) })
+    }
+}
+
+/// Starts the thread and waits until its runtime exists.
+fn spawn(part: thread::AgentThread) -> Result<JoinHandle<()>, AgentError> {
+    let (started, start) = mpsc::sync_channel(1);
+    let thread = std::thread::Builder::new()
+        .name("headroom-agent".to_owned())
+        .spawn(move || part.run(&started))
+        .map_err(AgentError::Thread)?;
+    let gone = || io::Error::other("the thread ended before it served");
+    start.recv().unwrap_or_else(|_| Err(gone())).map_err(AgentError::Thread)?;
+    Ok(thread)
+}
+
+/// A running agent. Dropping it stops serving and ends its thread.
+#[derive(Debug)]
+pub struct Agent {
+    local_addr: SocketAddr,
+    registry: Registry,
+    progress: Progress,
+    http_layer: HttpLayer,
+    stop: CancellationToken,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Agent {
+    /// An agent for a nameless service on port 9469 of every address.
+    pub fn builder() -> AgentBuilder {
+        AgentBuilder {
+            service: "service".to_owned(),
+            version: String::new(),
+            address: SocketAddr::from((Ipv4Addr::UNSPECIFIED, DEFAULT_PORT)),
+        }
+    }
+
+    /// Where the agent serves.
+    #[must_use]
+    pub const fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// The registry behind `/metrics`, for the service's own metrics. A collector registered here runs on the agent's thread
+    /// at every scrape: it must not block.
+    #[must_use]
+    pub const fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// Where the service adds conditions of its readiness and loops of its liveness.
+    #[must_use]
+    pub const fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// The layer that measures requests: `router.layer(agent.http_layer())`, after the routes were added.
+    #[must_use]
+    pub fn http_layer(&self) -> HttpLayer {
+        self.http_layer.clone()
+    }
+
+    /// Stops serving and waits for the thread: at most about a second, for answers that are being written.
+    pub fn shutdown(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the agent's thread panicked");
+        }
+    }
+}

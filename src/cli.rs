@@ -1,1 +1,175 @@
-//! The command line.
+//! The command line: what can be asked, with its defaults and environment variables.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Kubernetes autoscaling on what services really feel.
+#[derive(Debug, Parser)]
+#[command(name = "headroom", version, about)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// A loaded sample service with the agent, and the adapter, in one terminal; no cluster needed.
+    Demo(DemoArgs),
+    /// The metrics API server and the controller of ScalingPolicy.
+    Adapter(AdapterArgs),
+    /// Prints the CustomResourceDefinition of ScalingPolicy as YAML.
+    Crd,
+}
+
+/// `headroom demo`.
+#[derive(Clone, Debug, Args)]
+pub struct DemoArgs {
+    /// Port of the sample service on 127.0.0.1.
+    #[arg(long, default_value_t = 8000)]
+    pub service_port: u16,
+    /// Port of the agent in the sample service on 127.0.0.1.
+    #[arg(long, default_value_t = 9469)]
+    pub agent_port: u16,
+    /// Port of the adapter's HTTPS API on 127.0.0.1.
+    #[arg(long, default_value_t = 6443)]
+    pub adapter_port: u16,
+    /// The bearer token of the adapter's API; a random one otherwise.
+    #[arg(long, env = "HEADROOM_DEMO_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    /// Ends by itself after so many seconds.
+    #[arg(long, value_name = "SECONDS")]
+    pub seconds: Option<u64>,
+    /// Only the sample service: the container command of a pod.
+    #[arg(long, conflicts_with = "adapter_only")]
+    pub service_only: bool,
+    /// Only the adapter of the demo, which the demo starts as a process of its own.
+    #[arg(long, hide = true, requires = "credentials")]
+    pub adapter_only: bool,
+    /// End when standard input closes, so that nothing outlives a demo that was killed.
+    #[arg(long, hide = true)]
+    pub until_stdin_closes: bool,
+    /// Where the demo keeps its certificates.
+    #[arg(long, hide = true)]
+    pub credentials: Option<PathBuf>,
+    /// Address of the sample service (overrides --service-port).
+    #[arg(long, env = "HEADROOM_SERVICE_BIND", value_name = "ADDRESS:PORT", value_parser = bind_address)]
+    pub service_bind: Option<SocketAddr>,
+    /// Address of the agent (overrides --agent-port).
+    #[arg(long, env = "HEADROOM_AGENT_BIND", value_name = "ADDRESS:PORT", value_parser = bind_address)]
+    pub agent_bind: Option<SocketAddr>,
+    /// The sample service says it is not ready for so long after its start.
+    #[arg(long, env = "HEADROOM_SERVICE_STARTUP_DELAY", value_parser = seconds, default_value = "0s")]
+    pub service_startup_delay: Duration,
+    /// Requests that the sample service's /work serves at once.
+    #[arg(long, env = "HEADROOM_SERVICE_CONCURRENCY", default_value_t = 8)]
+    pub service_concurrency: usize,
+}
+
+impl DemoArgs {
+    /// Where the sample service listens.
+    #[must_use]
+    pub fn service_address(&self) -> SocketAddr {
+        self.service_bind.unwrap_or_else(|| (Ipv4Addr::LOCALHOST, self.service_port).into())
+    }
+
+    /// Where the agent listens.
+    #[must_use]
+    pub fn agent_address(&self) -> SocketAddr {
+        self.agent_bind.unwrap_or_else(|| (Ipv4Addr::LOCALHOST, self.agent_port).into())
+    }
+
+    /// Where the demo's adapter listens.
+    #[must_use]
+    pub fn adapter_address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.adapter_port).into()
+    }
+}
+
+/// `headroom adapter`; flags are named as Kubernetes' own servers name them.
+#[derive(Clone, Debug, Args)]
+pub struct AdapterArgs {
+    /// Kubeconfig of the cluster; the in-cluster configuration without it.
+    #[arg(long)]
+    pub kubeconfig: Option<PathBuf>,
+    /// Port of the HTTPS API.
+    #[arg(long, default_value_t = 6443)]
+    pub secure_port: u16,
+    /// Address of the HTTPS API.
+    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::UNSPECIFIED))]
+    pub bind_address: IpAddr,
+    /// Address of the adapter's own /metrics and probes, without TLS.
+    #[arg(long, default_value = "0.0.0.0:8080")]
+    pub metrics_bind_address: SocketAddr,
+    /// Serving certificate (PEM); without it the adapter signs its own and sets the APIService's caBundle.
+    #[arg(long, requires = "tls_private_key_file")]
+    pub tls_cert_file: Option<PathBuf>,
+    /// Its private key (PEM).
+    #[arg(long, requires = "tls_cert_file")]
+    pub tls_private_key_file: Option<PathBuf>,
+    /// The adapter's own namespace.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "headroom-system")]
+    pub namespace: String,
+    /// The adapter's Service, which the APIService points at.
+    #[arg(long, default_value = "headroom-adapter")]
+    pub service_name: String,
+    /// This replica's name in the Lease.
+    #[arg(long, env = "POD_NAME")]
+    pub identity: Option<String>,
+    /// Take over the APIService v1beta1.external.metrics.k8s.io from another adapter.
+    #[arg(long)]
+    pub take_over: bool,
+}
+
+/// `10s`, `1m`, `500ms`, or a bare number of seconds.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let number: f64 = number.parse().map_err(|_| format!("{text:?} is not a duration such as 10s"))?;
+    let scale = match unit {
+        "ms" => 0.001,
+        "" | "s" => 1.0,
+        "m" => 60.0,
+        _ => return Err(format!("{unit:?} is not one of ms, s, m")),
+    };
+    Duration::try_from_secs_f64(number * scale).map_err(|error| error.to_string())
+}
+
+/// `127.0.0.1:8000`, or IPv6 with or without brackets before the port.
+fn bind_address(text: &str) -> Result<SocketAddr, String> {
+    let plain = || {
+        let (ip, port) = text.rsplit_once(':')?;
+        Some(SocketAddr::new(ip.parse().ok()?, port.parse().ok()?))
+    };
+    text.parse().ok().or_else(plain).ok_or_else(|| format!("{text:?} is not an address such as 127.0.0.1:8000"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_address_of_a_pod_may_be_ipv6_without_brackets() {
+        assert_eq!(bind_address("fd00::7:8000"), Ok("[fd00::7]:8000".parse().expect("an address")));
+        assert_eq!(bind_address("127.0.0.9:80"), Ok("127.0.0.9:80".parse().expect("an address")));
+        assert!(bind_address("nowhere").is_err());
+    }
+
+    #[test]
+    fn a_duration_names_its_unit() {
+        assert_eq!(seconds("10s"), Ok(Duration::from_secs(10)));
+        assert_eq!(seconds("250ms"), Ok(Duration::from_millis(250)));
+        assert!(seconds("10h").is_err() && seconds("-1s").is_err());
+    }
+}

@@ -1,3 +1,22 @@
-//! One composition root per subcommand: each owns every task it starts.
+//! One composition root per subcommand: each builds its rooms, joins them, and owns every task it starts.
 
+use crate::cli::{Cli, Command};
+
+pub mod adapter;
 pub mod demo;
+mod shutdown;
+
+/// Runs the subcommand until it ends or the process is told to end (SIGINT, SIGTERM).
+///
+/// # Errors
+/// Whatever the subcommand could not do, with its causes.
+pub fn run(cli: Cli) -> anyhow::Result<()> {
+    match cli.command {
+        Command::Demo(args) => demo::run(args),
+        Command::Adapter(args) => adapter::run(args),
+        Command::Crd => {
+            use std::io::Write;
+            Ok(std::io::stdout().write_all(crate::controller::crd::crd_yaml()?.as_bytes())?)
+        }
+    }
+}

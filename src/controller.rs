@@ -1,3 +1,244 @@
 //! `ScalingPolicy` objects become the current policy set; status is written back.
+//!
+//! In: policies, their targets' scales and pods, from watches. Out: the roster of [`Assignment`]s, within 100 ms of a
+//! change; and, from the replica that leads, each policy's status and the HPA that its `autoscaler` asks for. Losing the
+//! API server keeps the last good state. Never: a network call on the way of a decision or a read.
+//!
+//! One task owns the [index](index); everything else sends it changes and reads what it publishes.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use kube::api::Api;
+use kube::core::DeserializeGuard;
+use kube::runtime::watcher::Event;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use crate::policy::{Assignment, Board};
+use crate::probes::{Beat, Condition, Progress};
+use crate::time::Clock;
+
+pub mod compile;
+pub mod crd;
+mod hpa;
+mod index;
 pub mod lease;
+mod pods;
+pub mod scaling_policy;
+mod status;
+mod targets;
+mod watches;
+mod writer;
+mod writes;
+
+pub use hpa::{MANAGED_BY, MANAGER};
+pub use index::reason;
+pub use status::READY;
+
+use hpa::SeenHpa;
+use index::{Change, Index, Ruling, SeenPolicy, TargetKey};
+use pods::{PodView, SeenPod};
+use scaling_policy::ScalingPolicy;
+use targets::Targets;
+use watches::{WatchMetrics, forward, map_event, watch_config};
+use writer::{Memory, WriteMetrics, Writer};
+use writes::Writes;
+
+/// Changes that wait for the index; then their watches wait.
+const QUEUED_CHANGES: usize = 1024;
+/// Changes that arrive within this time of the first are published together.
+const COALESCE: Duration = Duration::from_millis(50);
+/// How often the index shows that it lives while nothing changes.
+const BEAT: Duration = Duration::from_secs(5);
+/// The silence after which the index counts as stuck.
+const MAX_SILENCE: Duration = Duration::from_secs(30);
+
+/// What the controller works with.
+pub struct Controller {
+    /// The API server.
+    pub client: kube::Client,
+    /// The decisions that statuses tell of.
+    pub board: Arc<Board>,
+    /// Where the policies with their workloads go, in the order of their names. Not sent to before all is listed once.
+    pub roster: watch::Sender<Arc<Vec<Assignment>>>,
+    /// Whether this replica writes statuses and HPAs.
+    pub leader: watch::Receiver<bool>,
+    /// For the times of conditions and the pauses between writes.
+    pub clock: Clock,
+    /// Gets the loop `controller` and the condition `policies`.
+    pub progress: Progress,
+    /// Gets the controller's own metrics.
+    pub registry: prometheus::Registry,
+}
+
+/// Why the controller ended without being told to.
+#[derive(Debug, thiserror::Error)]
+pub enum ControllerError {
+    /// Its metrics cannot be registered.
+    #[error("cannot register the controller's metrics")]
+    Metrics(#[from] prometheus::Error),
+    /// One of its tasks ended: a bug.
+    #[error("the controller's task {0} ended")]
+    Ended(&'static str),
+    /// One of its tasks panicked: a bug.
+    #[error("a task of the controller panicked")]
+    Panicked(#[source] tokio::task::JoinError),
+}
+
+impl Controller {
+    /// Watches and publishes until `shutdown`. Reading needs no leadership, writing does.
+    ///
+    /// # Errors
+    /// [`ControllerError`] for what restarting the program may heal; a lost API server is none.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), ControllerError> {
+        let metrics = WatchMetrics::register(&self.registry)?;
+        let write_metrics = WriteMetrics::register(&self.registry)?;
+        let (changes, queue) = mpsc::channel(QUEUED_CHANGES);
+        let (wanted, wanted_targets) = watch::channel(Arc::default());
+        let (rulings, ruled) = watch::channel(Arc::default());
+        let (seen_autoscalers, autoscalers) = mpsc::channel(QUEUED_CHANGES);
+        let index = IndexLoop {
+            queue,
+            wanted,
+            rulings,
+            roster: self.roster,
+            beat: self.progress.add_loop("controller", MAX_SILENCE),
+            listed: self.progress.add_condition("policies"),
+        };
+        let targets = Targets {
+            client: self.client.clone(),
+            changes: changes.clone(),
+            wanted: wanted_targets,
+            metrics: metrics.clone(),
+        };
+        let writer = Writer {
+            writes: Writes::new(self.client.clone()),
+            board: self.board,
+            clock: self.clock,
+            leader: self.leader,
+            rulings: ruled,
+            autoscalers,
+            metrics: write_metrics,
+            memory: Memory::default(),
+        };
+        let autoscalers = watch_autoscalers(self.client.clone(), metrics.clone(), seen_autoscalers);
+        let policies = watch_policies(self.client.clone(), metrics.clone(), changes.clone());
+        let pods = watch_pods(self.client.clone(), metrics.clone(), changes);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(named("index", index.run()));
+        tasks.spawn(named("targets", targets.run()));
+        tasks.spawn(named("policies", policies));
+        tasks.spawn(named("pods", pods));
+        tasks.spawn(named("autoscalers", autoscalers));
+        tasks.spawn(named("writer", writer.run()));
+        tokio::select! {
+            () = shutdown.cancelled() => Ok(()),
+            Some(ended) = tasks.join_next() => match ended {
+                Ok(task) => Err(ControllerError::Ended(task)),
+                Err(error) => Err(ControllerError::Panicked(error)),
+            },
+        }
+    }
+}
+
+async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static str {
+    task.await;
+    name
+}
+
+async fn watch_policies(
+    client: kube::Client,
+    metrics: WatchMetrics,
+    changes: mpsc::Sender<Change>,
+) {
+    let api: Api<DeserializeGuard<ScalingPolicy>> = Api::all(client);
+    let into =
+        |event| Change::Policy(map_event(event, |object| Box::new(SeenPolicy::from(object))));
+    forward(api, watch_config(), "policies", metrics, changes, into).await;
+}
+
+async fn watch_pods(client: kube::Client, metrics: WatchMetrics, changes: mpsc::Sender<Change>) {
+    let api: Api<PodView> = Api::all(client);
+    let into = |event| Change::Pod(map_event(event, SeenPod::from));
+    forward(api, watch_config(), "pods", metrics, changes, into).await;
+}
+
+/// Of all HPAs, those with our label.
+async fn watch_autoscalers(
+    client: kube::Client,
+    metrics: WatchMetrics,
+    changes: mpsc::Sender<Event<SeenHpa>>,
+) {
+    let api: Api<HorizontalPodAutoscaler> = Api::all(client);
+    let config = watch_config().labels(&format!("{MANAGED_BY}={MANAGER}"));
+    let into = |event| map_event(event, SeenHpa::from);
+    forward(api, config, "autoscalers", metrics, changes, into).await;
+}
+
+/// The one owner of the [`Index`].
+struct IndexLoop {
+    queue: mpsc::Receiver<Change>,
+    wanted: watch::Sender<Arc<BTreeSet<TargetKey>>>,
+    rulings: watch::Sender<Arc<Vec<Ruling>>>,
+    roster: watch::Sender<Arc<Vec<Assignment>>>,
+    beat: Beat,
+    listed: Condition,
+}
+
+impl IndexLoop {
+    async fn run(mut self) {
+        let mut index = Index::default();
+        let mut beats = tokio::time::interval(BEAT);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            self.beat.beat();
+            tokio::select! {
+                _ = beats.tick() => {}
+                change = self.queue.recv() => {
+                    let Some(change) = change else { return };
+                    let until = Instant::now() + COALESCE;
+                    index.apply(change);
+                    // The second condition ends a burst that never pauses.
+                    while let Ok(Some(change)) = tokio::time::timeout_at(until, self.queue.recv()).await {
+                        index.apply(change);
+                        if Instant::now() >= until {
+                            break;
+                        }
+                    }
+                    self.publish(&mut index);
+                }
+            }
+        }
+    }
+
+    fn publish(&self, index: &mut Index) {
+        let wanted = index.wanted();
+        self.wanted.send_if_modified(|current| {
+            let changed = **current != wanted;
+            if changed {
+                *current = Arc::new(wanted);
+            }
+            changed
+        });
+        if !index.listed() {
+            return;
+        }
+        if let Some(rulings) = index.settle() {
+            let roster: Vec<_> = rulings.iter().map(|ruling| ruling.assignment.clone()).collect();
+            self.roster.send_if_modified(|current| {
+                let changed = **current != roster;
+                if changed {
+                    *current = Arc::new(roster);
+                }
+                changed
+            });
+            self.rulings.send_replace(Arc::new(rulings));
+        }
+        self.listed.ready();
+    }
+}

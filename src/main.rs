@@ -1,1 +1,19 @@
-fn main() {}
+//! `headroom`: the agent, the adapter, and a demo of both. See `headroom --help`.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use headroom::cli::Cli;
+
+headroom::profiled_jemalloc!();
+
+fn main() -> ExitCode {
+    match headroom::command::run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The whole chain on one line: what failed, and each cause.
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,1 +1,76 @@
-//! Profiles in profile.proto that `go tool pprof` opens.
+//! `/debug/pprof/`: profiles of this process in profile.proto, as `go tool pprof` opens them.
+//!
+//! In: signals of the kernel's CPU timers, the sampled heap of jemalloc, the symbols of this executable. Out: an axum
+//! router with the paths, headers and error bodies of Go's `net/http/pprof`. Never: work on a runtime's worker (each
+//! capture has a thread of its own), a file on disk, or a capture without a bound in time.
+//!
+//! Two differences from Go are meant: a bad `seconds` of `profile` is refused instead of read as 30, and the profile
+//! carries the service's name and version as comments.
+
+mod cpu;
+mod elf;
+mod endpoints;
+mod heap;
+mod mappings;
+mod paths;
+mod profile;
+mod ring;
+mod symbols;
+#[expect(unsafe_code, reason = "memfd, mallctl and clocks have no safe interface")]
+mod sys;
+
+pub use endpoints::routes;
+pub(crate) use sys::thread_cpu_time;
+
+/// Who is profiled: stands in every profile as comments.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// The service's name, as its users know it.
+    pub name: String,
+    /// The version that is running.
+    pub version: String,
+}
+
+/// Why there is no profile.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CaptureError {
+    /// Go's words, which tools look for.
+    #[error("Could not enable CPU profiling: cpu profiling already in use")]
+    CpuInUse,
+    /// The sampler did not start.
+    #[error("Could not enable CPU profiling")]
+    Cpu(#[source] std::io::Error),
+    /// The process allocates elsewhere.
+    #[error(
+        "no heap profile: jemalloc is not this program's global allocator; build it with \
+         headroom::profiled_jemalloc!()"
+    )]
+    NotJemalloc,
+    /// jemalloc decides this at its start.
+    #[error(
+        "no heap profile: jemalloc started without profiling; start the program with \
+         _RJEM_MALLOC_CONF=prof:true,prof_active:true,lg_prof_sample:19,prof_accum:true"
+    )]
+    HeapProfilingOff,
+    /// Only live objects are known.
+    #[error("no allocs profile: jemalloc started without prof_accum:true; heap works")]
+    NotAccumulated,
+    /// jemalloc refused to write its profile.
+    #[error("jemalloc did not dump its profile: {0}")]
+    Dump(tikv_jemalloc_ctl::Error),
+    /// The memory file that takes the dump.
+    #[error("cannot take the dump of jemalloc")]
+    MemoryFile(#[source] std::io::Error),
+    /// The dump is not what `heap_v2` promises.
+    #[error("line {line} of jemalloc's dump is not heap_v2")]
+    MalformedDump {
+        /// Counted from 1.
+        line: usize,
+    },
+    /// No thread for the capture.
+    #[error("cannot start a thread for the capture")]
+    Thread(#[source] std::io::Error),
+    /// The thread of the capture ended without an answer.
+    #[error("the capture ended without a result")]
+    Lost,
+}

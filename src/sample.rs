@@ -29,6 +29,13 @@ impl MetricName {
     }
 }
 
+/// Maps keyed by name are asked with a plain `&str`.
+impl std::borrow::Borrow<str> for MetricName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
 impl fmt::Display for MetricName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -133,13 +140,15 @@ pub enum CollectFailure {
     },
 }
 
-/// Samples left out of a good answer.
+/// Samples left out of a good answer, for one reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dropped {
     /// The metric concerned.
     pub name: MetricName,
     /// Why.
     pub reason: DropReason,
+    /// How many samples of the metric.
+    pub samples: u64,
 }
 
 /// Why a sample of a good answer is not kept. A closed set: it labels a counter.
@@ -153,6 +162,8 @@ pub enum DropReason {
     Duplicate,
     /// The pod's limit of series is reached.
     TooManySeries,
+    /// More labels, or longer ones, than a series may have.
+    LabelsTooLarge,
 }
 
 impl DropReason {
@@ -164,6 +175,7 @@ impl DropReason {
             Self::Negative => "negative",
             Self::Duplicate => "duplicate",
             Self::TooManySeries => "too_many_series",
+            Self::LabelsTooLarge => "labels_too_large",
         }
     }
 }

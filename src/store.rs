@@ -1,1 +1,127 @@
 //! Keep: bounded windows of samples per pod.
+//!
+//! In: [`Batch`]es, in the order in which they arrived. Out: [`PodWindow`]s to read gauges, increases and histograms from.
+//! Never: a clock, more than its [`Limits`], a value carried on after its series ended, or a counter that goes back.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use crate::sample::{Batch, PodKey};
+
+mod histogram;
+mod pod;
+mod series;
+
+pub use histogram::Histogram;
+pub use pod::{Failure, PodWindow, Seen};
+pub use series::{Point, Series, Span};
+
+/// Bounds of a [`Store`]. There is no "unlimited".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Pods that are kept at the same time; batches of further pods are dropped.
+    pub pods: usize,
+    /// Series per pod; further series are dropped.
+    pub series_per_pod: usize,
+    /// Points per series; the oldest make room.
+    pub points_per_series: usize,
+    /// How long points are kept, by arrival.
+    pub history: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            pods: 10_000,
+            series_per_pod: 2_000,
+            points_per_series: 240,
+            history: Duration::from_secs(120),
+        }
+    }
+}
+
+/// What the store holds and what it had to drop, for the program's own metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Pods held.
+    pub pods: usize,
+    /// Series held.
+    pub series: usize,
+    /// Points held.
+    pub points: usize,
+    /// Estimated bytes held.
+    pub bytes: usize,
+    /// What was dropped so far.
+    pub dropped: DroppedPoints,
+}
+
+/// What was not kept since the start, by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DroppedPoints {
+    /// Batches of pods over the limit of pods.
+    pub pod_limit: u64,
+    /// Points of series over the limit of series per pod.
+    pub series_limit: u64,
+    /// Points older than the newest of their series.
+    pub out_of_order: u64,
+}
+
+/// The windows of all pods. One writer; decisions read between its writes.
+#[derive(Debug)]
+pub struct Store {
+    limits: Limits,
+    pods: HashMap<PodKey, PodWindow>,
+    dropped: DroppedPoints,
+}
+
+impl Store {
+    /// An empty store.
+    #[must_use]
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, pods: HashMap::new(), dropped: DroppedPoints::default() }
+    }
+
+    /// Changes how long points are kept: the longest `Policy::history` of all policies.
+    pub fn set_history(&mut self, history: Duration) {
+        self.limits.history = history;
+    }
+
+    /// Takes a batch: its points, or the failure.
+    pub fn record(&mut self, batch: &Batch) {
+        if !self.pods.contains_key(&batch.pod) && self.pods.len() >= self.limits.pods {
+            self.dropped.pod_limit += 1;
+            return;
+        }
+        let window = self.pods.entry(batch.pod.clone()).or_default();
+        window.record(batch, &self.limits, &mut self.dropped);
+    }
+
+    /// The window of a pod, if a batch of it was recorded.
+    #[must_use]
+    pub fn pod(&self, key: &PodKey) -> Option<&PodWindow> {
+        self.pods.get(key)
+    }
+
+    /// Forgets one pod.
+    pub fn forget(&mut self, key: &PodKey) {
+        self.pods.remove(key);
+    }
+
+    /// Forgets every pod that `keep` refuses.
+    pub fn retain(&mut self, mut keep: impl FnMut(&PodKey) -> bool) {
+        self.pods.retain(|key, _| keep(key));
+    }
+
+    /// What is held and what was dropped. Walks all series.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let mut stats = Stats { pods: self.pods.len(), dropped: self.dropped, ..Stats::default() };
+        for window in self.pods.values() {
+            window.add_to(&mut stats);
+        }
+        stats
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -156,6 +156,8 @@ pub enum LeftOutReason {
     Failed(CollectFailure),
     /// Young, or not yet asked.
     NotYetReported,
+    /// Answers, but with samples whose own time no longer moves.
+    Stale,
     /// Has no address, or no port of the endpoint's name.
     NoEndpoint,
     /// Answered, without the family that the named signal needs.

@@ -2,6 +2,8 @@
 //!
 //! Exposition, policy, dashboards and docs take names from here.
 
+pub mod families;
+
 /// How a family's value behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FamilyKind {
@@ -77,5 +79,48 @@ pub const REQUEST_BUSY: &str = "http_server_request_busy_seconds_total";
 /// Workers of the tokio runtime (gauge).
 pub const WORKERS: &str = "tokio_workers";
 
-/// All families of the agent.
-pub const CATALOGUE: &[Family] = &[];
+/// All families of the agent, in the order of the docs.
+pub const CATALOGUE: &[Family] = families::ALL;
+
+/// The family of that name.
+#[must_use]
+pub fn family(name: &str) -> Option<&'static Family> {
+    CATALOGUE.iter().find(|family| family.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_say_kind_and_unit() {
+        let names: HashSet<_> = CATALOGUE.iter().map(|family| family.name).collect();
+        assert_eq!(names.len(), CATALOGUE.len());
+        for Family { name, kind, help, source, labels } in CATALOGUE {
+            assert_eq!(name.ends_with("_total"), *kind == FamilyKind::Counter, "{name}");
+            assert!(!help.is_empty() && !help.ends_with('.') && !source.is_empty(), "{name}");
+            assert!(labels.iter().all(|label| !label.is_empty()), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_a_policy_reads_by_name_is_in_the_catalogue() {
+        let first = [TASKS[0], HEAP[0], ALLOCATION[0], CPU[0]];
+        let single = [
+            RUNQUEUE_WAIT,
+            CGROUP_THROTTLED,
+            CGROUP_THROTTLED_PERIODS,
+            CGROUP_PERIODS,
+            CGROUP_CPU_LIMIT,
+            REQUEST_DURATION,
+            REQUESTS_IN_FLIGHT,
+            REQUEST_BUSY,
+            WORKERS,
+        ];
+        for name in first.into_iter().chain(single) {
+            assert!(family(name).is_some(), "{name}");
+        }
+    }
+}

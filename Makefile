@@ -1,0 +1,64 @@
+# The front door. `make run` shows Headroom at work without a cluster; `make test` proves all of it against real Kubernetes.
+
+.DEFAULT_GOAL := help
+.PHONY: help run test cluster fmt lint unit it deny features docs crd clean-cache
+
+cache := $(or $(HEADROOM_CACHE),$(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME)/headroom,$(HOME)/.cache/headroom))
+deny_version := 0.20.2
+deny := $(cache)/cargo-deny-$(deny_version)/bin/cargo-deny
+
+# need PROGRAM REASON: one line and a failure where a prerequisite is missing.
+need = @command -v $(1) >/dev/null 2>&1 || { echo "error: $(2)" >&2; exit 1; }
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
+
+run: need-rust need-cc ## the demo: agent, adapter and a loaded sample service in one terminal
+	cargo build --quiet --bin headroom
+	@exec target/debug/headroom demo
+
+test: need-rust need-cc need-go fmt lint docs deny features unit it ## everything .ci/run checks
+	@echo "make test: all checks passed"
+
+cluster: need-rust need-cc need-go kubernetes ## a real control plane with everything deployed, until Ctrl-C
+	cargo test --quiet --test it -- --ignored --exact cluster --nocapture
+
+.PHONY: need-rust need-cc need-go kubernetes
+need-rust:
+	$(call need,cargo,this needs Rust 1.95 or newer: 'cargo' is not on the PATH)
+need-cc:
+	$(call need,cc,this needs a C compiler (for jemalloc and ring): 'cc' is not on the PATH)
+need-go:
+	$(call need,go,this needs Go 1.26 or newer (it builds the real Kubernetes of the tests): 'go' is not on the PATH)
+
+fmt: ## formatting
+	cargo fmt --all --check
+
+lint: ## clippy, warnings denied
+	cargo clippy --all-targets --quiet -- -D warnings
+
+docs: ## the documentation builds without a warning
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --quiet
+
+deny: $(deny) ## licences, bans, sources, duplicates
+	$(deny) --log-level error check licenses bans sources
+
+$(deny):
+	cargo install cargo-deny --version $(deny_version) --locked --debug --quiet --root $(cache)/cargo-deny-$(deny_version)
+
+features: ## each feature builds alone
+	cargo check --quiet --no-default-features --features agent
+	cargo check --quiet --no-default-features --features adapter
+
+unit: ## unit and documentation tests
+	cargo test --lib --bins --examples
+	cargo test --doc
+
+kubernetes:
+	@tests/kubernetes/build.sh >/dev/null
+
+it: kubernetes ## integration tests on a real control plane
+	cargo test --test it -- --test-threads 4
+
+crd: ## writes manifests/base/crd.yaml from the types
+	cargo run --quiet -- crd > manifests/base/crd.yaml

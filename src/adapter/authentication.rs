@@ -1,0 +1,336 @@
+//! Who is asking.
+//!
+//! In: the certificate of the connection and the headers of a request. Out: an [`Identity`], nobody, or an error when the API
+//! server cannot be asked. Never: a header believed without the front proxy's certificate. Source: apiserver
+//! `pkg/authentication/request/headerrequest/requestheader.go`, `…/x509/x509.go`, `pkg/authentication/authenticatorfactory`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::{HeaderMap, header};
+use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, UserInfo};
+use kube::api::PostParams;
+use kube::{Api, Client};
+use sha2::{Digest, Sha256};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use super::client_cas::{
+    ClientCaSettings, ClientCas, PeerCertificate, RequestHeaderSettings, Vouched,
+};
+use super::request_info::percent_decoded;
+use super::review_cache::{ReviewCache, key_of};
+
+/// The group whose members may do everything.
+pub(super) const SUPERUSERS: &str = "system:masters";
+const AUTHENTICATED: &str = "system:authenticated";
+const UNAUTHENTICATED: &str = "system:unauthenticated";
+const ANONYMOUS: &str = "system:anonymous";
+
+/// How long the API server's word on a token stands, for or against it (upstream's default for delegated servers).
+const TOKEN_STANDS_FOR: Duration = Duration::from_secs(10);
+/// Tokens whose review is kept.
+const TOKENS_KEPT: usize = 4096;
+/// Longest token that is asked about. Service account tokens have about 1 KiB.
+const MAX_TOKEN_BYTES: usize = 16 * 1024;
+/// Reviews that may be under way at once.
+const REVIEWS_AT_ONCE: usize = 64;
+
+/// Someone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// The user's name.
+    pub user: String,
+    /// The user's id, where the API server gave one.
+    pub uid: Option<String>,
+    /// Groups, with `system:authenticated` unless the user is anonymous.
+    pub groups: Vec<String>,
+    /// Extra attributes.
+    pub extra: BTreeMap<String, Vec<String>>,
+}
+
+impl Identity {
+    fn new(user: String, groups: Vec<String>) -> Self {
+        Self { user, groups, ..Self::default() }
+    }
+
+    fn with_authenticated_group(mut self) -> Self {
+        let settled = |group: &String| group == AUTHENTICATED || group == UNAUTHENTICATED;
+        if self.user != ANONYMOUS && !self.groups.iter().any(settled) {
+            self.groups.push(AUTHENTICATED.to_owned());
+        }
+        self
+    }
+}
+
+/// How someone was recognised. A closed set: it labels a counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Means {
+    /// By the front proxy's headers.
+    RequestHeader,
+    /// By a certificate of the cluster's client CA.
+    ClientCertificate,
+    /// By a token that the API server knows.
+    Token,
+    /// By the demo's token.
+    StaticToken,
+}
+
+impl Means {
+    /// The label value.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::RequestHeader => "request_header",
+            Self::ClientCertificate => "client_certificate",
+            Self::Token => "token",
+            Self::StaticToken => "static_token",
+        }
+    }
+}
+
+/// Why it cannot be said who is asking.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthenticationError {
+    /// The API server did not answer.
+    #[error("cannot review a token")]
+    Review(#[source] Box<kube::Error>),
+}
+
+/// The ways to tell who is asking. One is real, the other is for a demo without a cluster.
+#[derive(Debug)]
+pub enum Authentication {
+    /// As the API server does, and with its help.
+    Delegated(Delegated),
+    /// One token, which makes its bearer a superuser.
+    StaticToken(StaticToken),
+}
+
+impl Authentication {
+    /// Who is asking; `None` if nobody is recognised.
+    ///
+    /// # Errors
+    /// [`AuthenticationError`] if a token is there and the API server cannot be asked about it.
+    pub async fn authenticate(
+        &self,
+        headers: &HeaderMap,
+        peer: Option<&PeerCertificate>,
+    ) -> Result<Option<(Identity, Means)>, AuthenticationError> {
+        let found = match self {
+            Self::Delegated(delegated) => delegated.authenticate(headers, peer).await?,
+            Self::StaticToken(token) => token.authenticate(headers),
+        };
+        Ok(found.map(|(identity, means)| (identity.with_authenticated_group(), means)))
+    }
+}
+
+/// Front proxy headers, then client certificates, then tokens.
+#[derive(Debug)]
+pub struct Delegated {
+    cas: Arc<ClientCas>,
+    tokens: TokenReviews,
+}
+
+impl Delegated {
+    /// Judges certificates by `cas` and asks `client` about tokens.
+    #[must_use]
+    pub fn new(cas: Arc<ClientCas>, client: Client) -> Self {
+        Self { cas, tokens: TokenReviews::new(client) }
+    }
+
+    async fn authenticate(
+        &self,
+        headers: &HeaderMap,
+        peer: Option<&PeerCertificate>,
+    ) -> Result<Option<(Identity, Means)>, AuthenticationError> {
+        if let Some(peer) = peer
+            && let Some(found) = by_certificate(&self.cas.load(), headers, peer)
+        {
+            return Ok(Some(found));
+        }
+        match bearer(headers) {
+            None => Ok(None),
+            Some(token) => Ok(self.tokens.review(token).await?.map(|user| (user, Means::Token))),
+        }
+    }
+}
+
+fn by_certificate(
+    settings: &Arc<ClientCaSettings>,
+    headers: &HeaderMap,
+    peer: &PeerCertificate,
+) -> Option<(Identity, Means)> {
+    let Vouched { by_client_ca, by_request_header_ca } = peer.vouched(settings);
+    if by_request_header_ca
+        && let Some(request_header) = settings.request_header()
+        && let Some(identity) = from_headers(request_header, headers, peer.common_name())
+    {
+        return Some((identity, Means::RequestHeader));
+    }
+    (by_client_ca && !peer.common_name().is_empty()).then(|| {
+        let identity =
+            Identity::new(peer.common_name().to_owned(), peer.organizations().to_owned());
+        (identity, Means::ClientCertificate)
+    })
+}
+
+/// The identity that the front proxy vouches for. The UID header is not trusted: delegated servers name none by default.
+fn from_headers(
+    settings: &RequestHeaderSettings,
+    headers: &HeaderMap,
+    common_name: &str,
+) -> Option<Identity> {
+    let may_speak = settings.allowed_names.is_empty()
+        || settings.allowed_names.iter().any(|name| name == common_name);
+    if !may_speak {
+        return None;
+    }
+    let first = |name: &String| headers.get(name.as_str()).and_then(|value| text(value.as_bytes()));
+    let user = settings.username_headers.iter().filter_map(first).find(|name| !name.is_empty())?;
+    let groups = settings.group_headers.iter().flat_map(|name| headers.get_all(name.as_str()));
+    let groups = groups.filter_map(|value| text(value.as_bytes())).map(str::to_owned).collect();
+    let mut identity = Identity::new(user.to_owned(), groups);
+    for prefix in &settings.extra_header_prefixes {
+        let prefix = prefix.to_lowercase();
+        for (name, value) in headers {
+            let key = name.as_str().strip_prefix(prefix.as_str());
+            if let (Some(key), Some(value)) = (key, text(value.as_bytes())) {
+                let values = identity.extra.entry(percent_decoded(key)).or_default();
+                values.push(value.to_owned());
+            }
+        }
+    }
+    Some(identity)
+}
+
+fn text(bytes: &[u8]) -> Option<&str> {
+    std::str::from_utf8(bytes).ok()
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = text(headers.get(header::AUTHORIZATION)?.as_bytes())?;
+    let (scheme, token) = value.trim().split_once(' ')?;
+    let token = token.trim_start();
+    let token = token.split_once(' ').map_or(token, |(token, _)| token);
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}
+
+/// Asks the API server who a token belongs to, and remembers the answer for a short time.
+struct TokenReviews {
+    client: Client,
+    known: ReviewCache<Option<Identity>>,
+    permits: Semaphore,
+}
+
+impl std::fmt::Debug for TokenReviews {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TokenReviews")
+    }
+}
+
+impl TokenReviews {
+    fn new(client: Client) -> Self {
+        Self {
+            client,
+            known: ReviewCache::new(TOKENS_KEPT),
+            permits: Semaphore::new(REVIEWS_AT_ONCE),
+        }
+    }
+
+    async fn review(&self, token: &str) -> Result<Option<Identity>, AuthenticationError> {
+        if token.len() > MAX_TOKEN_BYTES {
+            return Ok(None);
+        }
+        let key = key_of(token.as_bytes());
+        if let Some(known) = self.known.get(&key, Instant::now()) {
+            return Ok(known);
+        }
+        let _permit = self.permits.acquire().await.expect("the semaphore is never closed");
+        let review = TokenReview {
+            spec: TokenReviewSpec { token: token.to_owned(), audiences: None },
+            ..TokenReview::default()
+        };
+        let answer = Api::<TokenReview>::all(self.client.clone())
+            .create(&PostParams::default(), &review)
+            .await
+            .map_err(|error| AuthenticationError::Review(Box::new(error)))?;
+        let status = answer.status.unwrap_or_default();
+        let identity = match status.authenticated {
+            Some(true) => status.user.and_then(identity_of),
+            _ => None,
+        };
+        self.known.put(key, identity.clone(), Instant::now(), TOKEN_STANDS_FOR);
+        Ok(identity)
+    }
+}
+
+fn identity_of(user: UserInfo) -> Option<Identity> {
+    Some(Identity {
+        user: user.username.filter(|name| !name.is_empty())?,
+        uid: user.uid,
+        groups: user.groups.unwrap_or_default(),
+        extra: user.extra.unwrap_or_default(),
+    })
+}
+
+/// One token for everything: for `demo`, where no API server can be asked.
+pub struct StaticToken {
+    hash: [u8; 32],
+}
+
+impl StaticToken {
+    /// Keeps the token's hash only. An empty token recognises nobody.
+    #[must_use]
+    pub fn new(token: &str) -> Self {
+        Self { hash: Sha256::digest(token.as_bytes()).into() }
+    }
+
+    /// Compares hashes: how long that takes says nothing about the token.
+    fn authenticate(&self, headers: &HeaderMap) -> Option<(Identity, Means)> {
+        let given: [u8; 32] = Sha256::digest(bearer(headers)?.as_bytes()).into();
+        (given == self.hash).then(|| {
+            let groups = vec![SUPERUSERS.to_owned()];
+            (Identity::new("headroom-demo".to_owned(), groups), Means::StaticToken)
+        })
+    }
+}
+
+impl std::fmt::Debug for StaticToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("StaticToken")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bearer_token_is_read_as_upstream_reads_it() {
+        let read = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::AUTHORIZATION, value.parse().expect("a header value"));
+            bearer(&headers).map(str::to_owned)
+        };
+        assert_eq!(read("Bearer abc").as_deref(), Some("abc"));
+        assert_eq!(read(" bearer abc ").as_deref(), Some("abc"));
+        for nothing in ["Bearer", "Bearer ", "Basic abc", "abc", ""] {
+            assert_eq!(read(nothing), None, "{nothing}");
+        }
+    }
+
+    #[test]
+    fn the_anonymous_user_is_not_made_an_authenticated_one() {
+        let groups = |user: &str, groups: &[&str]| {
+            let groups = groups.iter().map(|group| (*group).to_owned()).collect();
+            Identity::new(user.to_owned(), groups).with_authenticated_group().groups
+        };
+        assert_eq!(
+            groups("system:anonymous", &["system:unauthenticated"]),
+            ["system:unauthenticated"]
+        );
+        assert_eq!(groups("alice", &["dev"]), ["dev", "system:authenticated"]);
+        assert_eq!(groups("alice", &["system:authenticated"]), ["system:authenticated"]);
+    }
+}

@@ -1,0 +1,85 @@
+//! What every request passes first: size, number and panic.
+//!
+//! In: any request. Out: an answer, always, and its count. Never: more requests at once than the bound, and never a connection
+//! lost because one handler panicked (on HTTP/2 it carries the requests of others).
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use futures::FutureExt;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tracing::{debug, error};
+
+use super::own_metrics::OwnMetrics;
+use super::status::ApiStatus;
+
+/// Longest path and query. A selector of 50 requirements has about 4 KiB.
+const MAX_URI_BYTES: usize = 8 * 1024;
+/// All header names and values together. A user with 500 groups has about 25 KiB.
+const MAX_HEADER_BYTES: usize = 48 * 1024;
+/// Requests at once, all connections together.
+const MAX_REQUESTS: usize = 512;
+
+/// The bound and the counters.
+#[derive(Clone, Debug)]
+pub(super) struct Limits {
+    permits: Arc<Semaphore>,
+    metrics: OwnMetrics,
+}
+
+impl Limits {
+    pub(super) fn new(metrics: OwnMetrics) -> Self {
+        Self { permits: Arc::new(Semaphore::new(MAX_REQUESTS)), metrics }
+    }
+}
+
+/// The outermost layer.
+pub(super) async fn limited(
+    State(limits): State<Limits>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let started = Instant::now();
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let answer = match refusal(&request) {
+        Some(refusal) => refusal.into_response(),
+        None => match limits.permits.try_acquire() {
+            Ok(_permit) => caught(next.run(request)).await,
+            Err(_) => ApiStatus::unavailable("too many requests are under way").into_response(),
+        },
+    };
+    let took = started.elapsed();
+    limits.metrics.answered(&path, answer.status(), took);
+    let code = answer.status().as_u16();
+    debug!(%method, path, code, elapsed_seconds = took.as_secs_f64(), "answered a request");
+    answer
+}
+
+async fn caught(answer: impl Future<Output = Response>) -> Response {
+    match AssertUnwindSafe(answer).catch_unwind().await {
+        Ok(answer) => answer,
+        Err(panic) => {
+            let text = panic
+                .downcast_ref::<&str>()
+                .map(|text| (*text).to_owned())
+                .or_else(|| panic.downcast_ref::<String>().cloned())
+                .unwrap_or_default();
+            error!(error = text, "a request's handler panicked");
+            ApiStatus::internal().into_response()
+        }
+    }
+}
+
+fn refusal(request: &Request) -> Option<ApiStatus> {
+    let uri = request.uri();
+    if uri.path().len() + uri.query().map_or(0, str::len) > MAX_URI_BYTES {
+        return Some(ApiStatus::uri_too_long(MAX_URI_BYTES));
+    }
+    let headers = request.headers().iter();
+    let size: usize = headers.map(|(name, value)| name.as_str().len() + value.len()).sum();
+    (size > MAX_HEADER_BYTES).then(|| ApiStatus::headers_too_large(MAX_HEADER_BYTES))
+}

@@ -1,0 +1,155 @@
+//! What the API server tells about itself.
+//!
+//! In: requests, handshakes and served items. Out: metrics in a registry that the caller owns. Never: a label value from
+//! outside a closed set.
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry,
+    TextEncoder,
+};
+
+use crate::probes::Progress;
+
+/// Answers come from memory: the interesting latencies are those of a review by the API server, up to the deadline.
+const DURATION_BUCKETS: [f64; 10] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 0.5, 1.0];
+/// From one push interval to well over any `staleAfter`.
+const AGE_BUCKETS: [f64; 9] = [0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 60.0];
+
+/// The API server's own metrics. Cheap to clone; every clone counts into the same.
+#[derive(Clone, Debug)]
+pub struct OwnMetrics {
+    requests: IntCounterVec,
+    durations: HistogramVec,
+    authentications: IntCounterVec,
+    served_ages: Histogram,
+    handshake_failures: IntCounter,
+}
+
+impl OwnMetrics {
+    /// Adds the metrics to `registry`.
+    ///
+    /// # Errors
+    /// If one of the names is taken in it.
+    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let durations = HistogramOpts::new(
+            "headroom_adapter_request_duration_seconds",
+            "Time from a request's head to its answer's.",
+        )
+        .buckets(DURATION_BUCKETS.to_vec());
+        let ages = HistogramOpts::new(
+            "headroom_adapter_served_age_seconds",
+            "Age of the oldest sample behind each served item, when it was served.",
+        )
+        .buckets(AGE_BUCKETS.to_vec());
+        let own = Self {
+            requests: IntCounterVec::new(
+                Opts::new(
+                    "headroom_adapter_requests_total",
+                    "Answered requests, by API group and HTTP status.",
+                ),
+                &["group", "code"],
+            )?,
+            durations: HistogramVec::new(durations, &["group"])?,
+            authentications: IntCounterVec::new(
+                Opts::new(
+                    "headroom_adapter_authentication_total",
+                    "Requests, by how their sender was recognised.",
+                ),
+                &["outcome"],
+            )?,
+            served_ages: Histogram::with_opts(ages)?,
+            handshake_failures: IntCounter::new(
+                "headroom_adapter_tls_handshake_failures_total",
+                "Connections that gave up, or were given up, before TLS was established.",
+            )?,
+        };
+        registry.register(Box::new(own.requests.clone()))?;
+        registry.register(Box::new(own.durations.clone()))?;
+        registry.register(Box::new(own.authentications.clone()))?;
+        registry.register(Box::new(own.served_ages.clone()))?;
+        registry.register(Box::new(own.handshake_failures.clone()))?;
+        Ok(own)
+    }
+
+    pub(super) fn answered(&self, path: &str, code: StatusCode, took: Duration) {
+        let group = group_of(path);
+        self.requests.with_label_values(&[group, code.as_str()]).inc();
+        self.durations.with_label_values(&[group]).observe(took.as_secs_f64());
+    }
+
+    pub(super) fn authenticated(&self, outcome: &'static str) {
+        self.authentications.with_label_values(&[outcome]).inc();
+    }
+
+    pub(super) fn served(&self, age: Duration) {
+        self.served_ages.observe(age.as_secs_f64());
+    }
+
+    pub(super) fn handshake_failed(&self) {
+        self.handshake_failures.inc();
+    }
+}
+
+/// The `group` label of a path: a closed set, whatever the path.
+fn group_of(path: &str) -> &'static str {
+    let mut parts = path.trim_matches('/').split('/');
+    match (parts.next(), parts.next(), parts.next(), parts.next()) {
+        (Some("apis"), Some("external.metrics.k8s.io"), Some(_), Some(_)) => {
+            "external.metrics.k8s.io"
+        }
+        (Some("apis"), Some("custom.metrics.k8s.io"), Some(_), Some(_)) => "custom.metrics.k8s.io",
+        (Some("apis"), Some("explain.headroom.dev"), Some(_), Some(_)) => "explain.headroom.dev",
+        (Some("apis"), _, _, None) => "discovery",
+        (Some("openapi"), ..) => "openapi",
+        (Some("healthz" | "livez" | "readyz"), None, ..) => "probe",
+        _ => "other",
+    }
+}
+
+/// The routes of the plain port: `/metrics` in the Prometheus text format, and the probes.
+pub fn metrics_routes(registry: Registry, progress: &Progress) -> Router {
+    Router::new().route("/metrics", get(exposition)).with_state(registry).merge(progress.routes())
+}
+
+async fn exposition(State(registry): State<Registry>) -> Response {
+    let encoder = TextEncoder::new();
+    let mut body = Vec::new();
+    match encoder.encode(&registry.gather(), &mut body) {
+        Ok(()) => {
+            ([(header::CONTENT_TYPE, encoder.format_type().to_owned())], body).into_response()
+        }
+        Err(error) => {
+            tracing::error!(error = %error, "cannot encode own metrics");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_path_can_make_a_new_group() {
+        for (path, group) in [
+            ("/apis/external.metrics.k8s.io/v1beta1/namespaces/a/m", "external.metrics.k8s.io"),
+            ("/apis/external.metrics.k8s.io/v1beta1", "discovery"),
+            ("/apis", "discovery"),
+            ("/apis/evil.example/v1/x", "other"),
+            ("/openapi/v3/apis/a/b", "openapi"),
+            ("/readyz", "probe"),
+            ("/readyz/x", "other"),
+            ("/", "other"),
+        ] {
+            assert_eq!(group_of(path), group, "{path}");
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! The signals as a Prometheus collector: read when the registry is asked.
+//!
+//! In: snapshots of `signals`. Out: metric families under the names of the catalogue, and the agent's own. Never: a family
+//! without values; a source that has none shows as 0 in `headroom_agent_source_available`, its reason in the log.
+
+use std::collections::HashMap;
+use std::error::Error as _;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
+
+use crate::signals::catalogue::families;
+use crate::signals::{CATALOGUE, Collectors, Family, FamilyKind, Snapshot, Unavailable};
+use crate::time::{Clock, Timestamp};
+
+/// Reads all sources at every gather.
+#[derive(Debug)]
+pub(super) struct SignalCollector {
+    service: String,
+    clock: Clock,
+    collectors: Arc<Mutex<Collectors>>,
+    descriptions: Vec<Desc>,
+    /// The reason of each source that had no values at the last gather.
+    reasons: Mutex<HashMap<&'static str, String>>,
+}
+
+/// Families that other parts of the agent register themselves.
+const REGISTERED_APART: [&str; 5] = [
+    families::REQUEST_DURATION.name,
+    families::REQUESTS_IN_FLIGHT.name,
+    families::REQUEST_BUSY.name,
+    families::AGENT_REQUESTS_FOLDED.name,
+    families::AGENT_CONNECTIONS_EVICTED.name,
+];
+
+impl SignalCollector {
+    pub(super) fn new(
+        service: &str,
+        clock: Clock,
+        collectors: Arc<Mutex<Collectors>>,
+    ) -> Result<Self, prometheus::Error> {
+        let descriptions = CATALOGUE
+            .iter()
+            .filter(|family| !REGISTERED_APART.contains(&family.name))
+            .map(describe)
+            .collect::<Result<_, _>>()?;
+        let reasons = Mutex::default();
+        Ok(Self { service: service.to_owned(), clock, collectors, descriptions, reasons })
+    }
+
+    /// Logs a reason when it is new, and a recovery.
+    fn log_changes(&self, snapshot: &Snapshot) {
+        let mut reasons = self.reasons.lock();
+        for (source, outcome) in snapshot.sources() {
+            match outcome {
+                Ok(()) => {
+                    if reasons.remove(source).is_some() {
+                        tracing::debug!(source, "source is available again");
+                    }
+                }
+                Err(error) => {
+                    let reason = chain(error);
+                    if reasons.get(source) != Some(&reason) {
+                        tracing::debug!(source, error = reason, "source is not available");
+                        reasons.insert(source, reason);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Collector for SignalCollector {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descriptions.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let now = self.clock.now();
+        let snapshot = self.collectors.lock().collect(now);
+        self.log_changes(&snapshot);
+        let mut found = FamilySet::default();
+        for reading in snapshot.readings() {
+            found.add(reading.family, &reading.labels, reading.value, reading.at);
+        }
+        for (source, outcome) in snapshot.sources() {
+            let available = f64::from(u8::from(outcome.is_ok()));
+            found.add(&families::AGENT_SOURCE_AVAILABLE, &[source], available, None);
+        }
+        found.add(&families::AGENT_INFO, &[&self.service, env!("CARGO_PKG_VERSION")], 1.0, None);
+        let took = self.clock.now().monotonic.since(now.monotonic).as_secs_f64();
+        found.add(&families::AGENT_COLLECTION_SECONDS, &[], took, None);
+        found.0
+    }
+}
+
+/// The options of a metric that is registered on its own, as the catalogue describes it.
+pub(super) fn options(family: &Family) -> prometheus::Opts {
+    prometheus::Opts::new(family.name, family.help)
+}
+
+fn describe(family: &Family) -> Result<Desc, prometheus::Error> {
+    let labels = family.labels.iter().map(|&label| label.to_owned()).collect();
+    Desc::new(family.name.to_owned(), family.help.to_owned(), labels, HashMap::new())
+}
+
+fn chain(error: &Unavailable) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+/// Metric families under construction. Series of one family come one after the other.
+#[derive(Default)]
+struct FamilySet(Vec<MetricFamily>);
+
+impl FamilySet {
+    fn add(&mut self, family: &Family, labels: &[&str], value: f64, at: Option<Timestamp>) {
+        let mut metric = Metric::from_label(label_pairs(family, labels));
+        match family.kind {
+            FamilyKind::Counter => {
+                let mut counter = Counter::default();
+                counter.set_value(value);
+                metric.set_counter(counter);
+            }
+            FamilyKind::Gauge | FamilyKind::Histogram => {
+                let mut gauge = Gauge::default();
+                gauge.set_value(value);
+                metric.set_gauge(gauge);
+            }
+        }
+        if let Some(at) = at {
+            metric.set_timestamp_ms(at.as_millis());
+        }
+        match self.0.last_mut() {
+            Some(last) if last.name() == family.name => last.mut_metric().push(metric),
+            _ => self.0.push(family_of(family, metric)),
+        }
+    }
+}
+
+fn family_of(family: &Family, metric: Metric) -> MetricFamily {
+    let mut started = MetricFamily::default();
+    started.set_name(family.name.to_owned());
+    started.set_help(family.help.to_owned());
+    started.set_field_type(match family.kind {
+        FamilyKind::Counter => MetricType::COUNTER,
+        FamilyKind::Gauge | FamilyKind::Histogram => MetricType::GAUGE,
+    });
+    started.set_metric(vec![metric]);
+    started
+}
+
+fn label_pairs(family: &Family, values: &[&str]) -> Vec<LabelPair> {
+    let pair = |(name, value): (&&str, &&str)| {
+        let mut pair = LabelPair::default();
+        pair.set_name((*name).to_owned());
+        pair.set_value((*value).to_owned());
+        pair
+    };
+    family.labels.iter().zip(values).map(pair).collect()
+}

@@ -1,0 +1,200 @@
+//! The agent's HTTP server: `/metrics`, probes and profiles.
+//!
+//! In: a listener. Out: answers, from a bounded number of connections. Never: a client that keeps others from being answered:
+//! heads have to arrive in time, a peer that does not read loses its connection, and when all places are taken the oldest
+//! idle connection makes room.
+
+use std::collections::VecDeque;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus::{IntCounter, Registry};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
+
+use super::collector::options;
+use super::exposition::Format;
+use crate::probes::Progress;
+use crate::signals::catalogue::families;
+
+mod patient;
+use patient::Patient;
+
+/// Connections at once. A scraper, a kubelet and a person need three.
+const MAX_CONNECTIONS: usize = 64;
+/// For the head of a request, and for how long a connection may be idle: longer than the usual scrape intervals, so that a
+/// scraper keeps its connection.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// For an answer of which the client takes no byte.
+const WRITE_PATIENCE: Duration = Duration::from_secs(10);
+/// For answers that are being written when the agent stops.
+const DRAIN: Duration = Duration::from_millis(500);
+
+/// Who the profiles are of.
+#[derive(Clone, Debug)]
+pub(super) struct Identity {
+    pub(super) name: String,
+    pub(super) version: String,
+}
+
+/// All routes of the agent.
+pub(super) fn routes(registry: Registry, progress: &Progress, service: &Identity) -> Router {
+    tracing::debug!(name = service.name, version = service.version, "agent serves");
+    let profiled =
+        crate::pprof::Service { name: service.name.clone(), version: service.version.clone() };
+    Router::new()
+        .route("/metrics", get(metrics))
+        .with_state(registry)
+        .merge(progress.routes())
+        .merge(crate::pprof::routes(&profiled))
+}
+
+async fn metrics(State(registry): State<Registry>, headers: HeaderMap) -> Response {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    let format = Format::negotiate(accept);
+    let body = format.encode(&registry.gather());
+    ([(header::CONTENT_TYPE, format.content_type()), (header::VARY, "accept")], body)
+        .into_response()
+}
+
+/// Counts what the server did to its clients.
+#[derive(Clone, Debug)]
+pub(super) struct ServerMetrics {
+    evicted: IntCounter,
+}
+
+impl ServerMetrics {
+    pub(super) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let evicted = IntCounter::with_opts(options(&families::AGENT_CONNECTIONS_EVICTED))?;
+        registry.register(Box::new(evicted.clone()))?;
+        Ok(Self { evicted })
+    }
+}
+
+/// Serves until `stop`, then lets running answers finish for [`DRAIN`].
+pub(super) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    metrics: ServerMetrics,
+    stop: CancellationToken,
+) {
+    let mut connections = Connections { tasks: JoinSet::new(), places: VecDeque::new(), metrics };
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            Some(_) = connections.tasks.join_next() => {}
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => connections.add(stream, router.clone(), stop.clone()),
+                Err(error) => back_off(&error).await,
+            },
+        }
+    }
+    drop(listener);
+    let drained = tokio::time::timeout(DRAIN, async {
+        while connections.tasks.join_next().await.is_some() {}
+    });
+    if drained.await.is_err() {
+        connections.tasks.shutdown().await;
+    }
+}
+
+/// The process may be out of descriptors; trying again at once would burn its CPU.
+async fn back_off(error: &io::Error) {
+    tracing::warn!(error = error as &dyn std::error::Error, "cannot accept a connection");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+}
+
+struct Connections {
+    tasks: JoinSet<()>,
+    /// Oldest first.
+    places: VecDeque<Place>,
+    metrics: ServerMetrics,
+}
+
+struct Place {
+    task: AbortHandle,
+    /// Requests of the connection whose answer has not begun.
+    requests: Arc<AtomicUsize>,
+}
+
+impl Connections {
+    fn add(&mut self, stream: TcpStream, router: Router, stop: CancellationToken) {
+        self.places.retain(|place| !place.task.is_finished());
+        if self.places.len() >= MAX_CONNECTIONS {
+            let idle = |place: &Place| place.requests.load(Ordering::Relaxed) == 0;
+            let oldest_idle = self.places.iter().position(idle).unwrap_or(0);
+            if let Some(place) = self.places.remove(oldest_idle) {
+                place.task.abort();
+                self.metrics.evicted.inc();
+            }
+        }
+        let requests = Arc::new(AtomicUsize::new(0));
+        let task = self.tasks.spawn(connection(stream, router, requests.clone(), stop));
+        self.places.push_back(Place { task, requests });
+    }
+}
+
+async fn connection(
+    stream: TcpStream,
+    router: Router,
+    requests: Arc<AtomicUsize>,
+    stop: CancellationToken,
+) {
+    // Only latency is at stake.
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let running = Running::start(&requests);
+        let answer = router.clone().oneshot(request.map(Body::new));
+        async move {
+            let answer = answer.await;
+            drop(running);
+            answer
+        }
+    });
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    let mut served =
+        pin!(builder.serve_connection(Patient::new(TokioIo::new(stream), WRITE_PATIENCE), service));
+    let outcome = tokio::select! {
+        outcome = served.as_mut() => outcome,
+        () = stop.cancelled() => {
+            served.as_mut().graceful_shutdown();
+            served.await
+        }
+    };
+    if let Err(error) = outcome {
+        tracing::debug!(error = &error as &dyn std::error::Error, "connection ended");
+    }
+}
+
+/// Counts a request for as long as it lives.
+struct Running(Arc<AtomicUsize>);
+
+impl Running {
+    fn start(requests: &Arc<AtomicUsize>) -> Self {
+        requests.fetch_add(1, Ordering::Relaxed);
+        Self(requests.clone())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

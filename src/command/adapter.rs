@@ -1,0 +1,272 @@
+//! `headroom adapter`: the metrics API server and the controller, in a cluster.
+//!
+//! Every room runs as one task; the first that ends on its own ends the program with its reason, so that Kubernetes
+//! restarts a whole adapter and never runs half of one.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use super::shutdown;
+use crate::adapter::serving_ca::{ServingCa, ServingCaOptions};
+use crate::adapter::serving_certificate::{InstallError, ServingMetrics};
+use crate::adapter::serving_files::ServingFiles;
+use crate::adapter::{
+    AccessReviews, Authentication, Authorization, ClientCas, Delegated, OwnMetrics, Server, ServingCertificate,
+    metrics_routes,
+};
+use crate::cli::AdapterArgs;
+use crate::controller::Controller;
+use crate::controller::lease::Election;
+use crate::pipeline::{Pipeline, PipelineSetup};
+use crate::policy::{Assignment, Board};
+use crate::probes::Progress;
+use crate::sources::{Limits, ScrapeSetup, Scraper};
+use crate::telemetry::Telemetry;
+use crate::time::Clock;
+
+/// The APIService that leads here.
+const API_SERVICE: &str = "v1beta1.external.metrics.k8s.io";
+/// Batches that wait for the pipeline; a full queue holds the scrapers back.
+const QUEUED_BATCHES: usize = 1024;
+/// How long requests under way may take when the program ends.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Runs until SIGINT or SIGTERM.
+pub(super) fn run(args: AdapterArgs) -> anyhow::Result<()> {
+    Telemetry::init();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start tokio")?;
+    runtime.block_on(async {
+        let shutdown = shutdown::on_signal().context("cannot handle signals")?;
+        let client = client(&args).await?;
+        let listener = TcpListener::bind((args.bind_address, args.secure_port))
+            .await
+            .with_context(|| format!("cannot listen on {}:{}", args.bind_address, args.secure_port))?;
+        let plain = TcpListener::bind(args.metrics_bind_address)
+            .await
+            .with_context(|| format!("cannot listen on {}", args.metrics_bind_address))?;
+        let parts = Parts::new(args, client);
+        info!(secure_port = parts.args.secure_port, "adapter starts");
+        let tasks = parts.start(listener, plain, &shutdown)?;
+        supervise(tasks, shutdown).await
+    })
+}
+
+async fn client(args: &AdapterArgs) -> anyhow::Result<kube::Client> {
+    let config = match &args.kubeconfig {
+        Some(path) => {
+            let file = Kubeconfig::read_from(path).with_context(|| format!("cannot read {}", path.display()))?;
+            kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+                .await
+                .with_context(|| format!("{} does not name a cluster", path.display()))?
+        }
+        None => kube::Config::incluster().context("not in a cluster, and no --kubeconfig is given")?,
+    };
+    kube::Client::try_from(config).context("cannot make a client of the Kubernetes API")
+}
+
+type Tasks = JoinSet<anyhow::Result<&'static str>>;
+
+/// What the rooms share.
+struct Parts {
+    args: AdapterArgs,
+    client: kube::Client,
+    clock: Clock,
+    progress: Progress,
+    registry: prometheus::Registry,
+    board: Arc<Board>,
+}
+
+impl Parts {
+    fn new(args: AdapterArgs, client: kube::Client) -> Self {
+        let clock = Clock::start();
+        Self {
+            args,
+            client,
+            clock,
+            progress: Progress::new(clock),
+            registry: prometheus::Registry::new(),
+            board: Arc::default(),
+        }
+    }
+
+    fn start(&self, listener: TcpListener, plain: TcpListener, shutdown: &CancellationToken) -> anyhow::Result<Tasks> {
+        let mut tasks = Tasks::new();
+        let leading = self.elect(&mut tasks, shutdown)?;
+        let roster = self.control(&mut tasks, leading.clone(), shutdown);
+        self.decide(&mut tasks, roster, shutdown)?;
+        let certificate = Arc::new(ServingCertificate::new(self.progress.add_condition("TLS")));
+        self.certify(&mut tasks, certificate.clone(), leading, shutdown)?;
+        self.serve(&mut tasks, listener, certificate, shutdown)?;
+        let routes = metrics_routes(self.registry.clone(), &self.progress);
+        let ended = shutdown.clone();
+        tasks.spawn(async move {
+            axum::serve(plain, routes).with_graceful_shutdown(ended.cancelled_owned()).await?;
+            Ok("metrics")
+        });
+        Ok(tasks)
+    }
+
+    fn elect(&self, tasks: &mut Tasks, shutdown: &CancellationToken) -> anyhow::Result<watch::Receiver<bool>> {
+        let replica = match &self.args.identity {
+            Some(name) => name.clone(),
+            None => sysinfo::System::host_name().unwrap_or_else(|_| "headroom-adapter".to_owned()),
+        };
+        let namespace = &self.args.namespace;
+        let (election, leading) =
+            Election::new(self.client.clone(), namespace, &replica, &self.progress, &self.registry)?;
+        let ended = shutdown.clone();
+        tasks.spawn(async move {
+            election.run(ended).await;
+            Ok("leader election")
+        });
+        Ok(leading)
+    }
+
+    fn control(
+        &self,
+        tasks: &mut Tasks,
+        leader: watch::Receiver<bool>,
+        shutdown: &CancellationToken,
+    ) -> watch::Receiver<Arc<Vec<Assignment>>> {
+        let (roster, assignments) = watch::channel(Arc::default());
+        let controller = Controller {
+            client: self.client.clone(),
+            board: self.board.clone(),
+            roster,
+            leader,
+            clock: self.clock,
+            progress: self.progress.clone(),
+            registry: self.registry.clone(),
+        };
+        let ended = shutdown.clone();
+        tasks.spawn(async move {
+            controller.run(ended).await?;
+            Ok("controller")
+        });
+        assignments
+    }
+
+    fn decide(
+        &self,
+        tasks: &mut Tasks,
+        roster: watch::Receiver<Arc<Vec<Assignment>>>,
+        shutdown: &CancellationToken,
+    ) -> anyhow::Result<()> {
+        let (sender, batches) = mpsc::channel(QUEUED_BATCHES);
+        let source = Scraper::new(ScrapeSetup {
+            limits: Limits::default(),
+            clock: self.clock,
+            batches: sender,
+            registry: &self.registry,
+        })?;
+        let pipeline = Pipeline::new(PipelineSetup {
+            roster,
+            source,
+            batches,
+            board: self.board.clone(),
+            clock: self.clock,
+            progress: &self.progress,
+            registry: &self.registry,
+        })?;
+        let ended = shutdown.clone();
+        tasks.spawn(async move {
+            pipeline.run(ended).await;
+            Ok("pipeline")
+        });
+        Ok(())
+    }
+
+    /// From files where they are given, else from the shared CA.
+    fn certify(
+        &self,
+        tasks: &mut Tasks,
+        certificate: Arc<ServingCertificate>,
+        leading: watch::Receiver<bool>,
+        shutdown: &CancellationToken,
+    ) -> anyhow::Result<()> {
+        let metrics = ServingMetrics::register(&self.registry)?;
+        let install =
+            move |chain: &[u8], key: &[u8]| certificate.install(chain, key).map_err(|e| Box::new(e) as InstallError);
+        let ended = shutdown.clone();
+        if let (Some(chain), Some(key)) = (&self.args.tls_cert_file, &self.args.tls_private_key_file) {
+            let files = ServingFiles::load(chain.clone(), key.clone(), metrics, install)?;
+            tasks.spawn(async move {
+                files.run(ended).await;
+                Ok("serving files")
+            });
+            return Ok(());
+        }
+        let options = ServingCaOptions {
+            namespace: self.args.namespace.clone(),
+            service: self.args.service_name.clone(),
+            service_port: 443,
+            pod_ip: std::env::var("POD_IP").ok().and_then(|ip| ip.parse::<IpAddr>().ok()),
+            api_services: vec![API_SERVICE.to_owned()],
+            take_over: self.args.take_over,
+        };
+        let ca = ServingCa::new(self.client.clone(), options, leading, &self.progress, metrics, install);
+        tasks.spawn(async move {
+            ca.run(ended).await;
+            Ok("serving CA")
+        });
+        Ok(())
+    }
+
+    fn serve(
+        &self,
+        tasks: &mut Tasks,
+        listener: TcpListener,
+        certificate: Arc<ServingCertificate>,
+        shutdown: &CancellationToken,
+    ) -> anyhow::Result<()> {
+        let cas = Arc::new(ClientCas::new(self.progress.add_condition("client CAs")));
+        let server = Server {
+            board: self.board.clone(),
+            clock: self.clock,
+            certificate,
+            authentication: Authentication::Delegated(Delegated::new(cas.clone(), self.client.clone())),
+            authorization: Authorization::Delegated(AccessReviews::new(self.client.clone())),
+            progress: self.progress.clone(),
+            metrics: OwnMetrics::register(&self.registry)?,
+            extra: axum::Router::new(),
+        };
+        let (client, ended) = (self.client.clone(), shutdown.clone());
+        tasks.spawn(async move {
+            cas.follow(client, ended).await;
+            Ok("client CAs")
+        });
+        let ended = shutdown.clone();
+        tasks.spawn(async move {
+            server.serve(listener, ended).await?;
+            Ok("API server")
+        });
+        Ok(())
+    }
+}
+
+/// Waits for the end: told to, or because a task ended on its own.
+async fn supervise(mut tasks: Tasks, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let fault = tokio::select! {
+        () = shutdown.cancelled() => None,
+        Some(ended) = tasks.join_next() => match ended {
+            // A signal wakes all at once; a task may end before this one hears of it.
+            Ok(Ok(_)) if shutdown.is_cancelled() => None,
+            Ok(Ok(name)) => Some(anyhow!("{name} ended")),
+            Ok(Err(error)) => Some(error),
+            Err(error) => Some(anyhow!(error).context("a task panicked")),
+        },
+    };
+    shutdown.cancel();
+    let drained = tokio::time::timeout(DRAIN, async { while tasks.join_next().await.is_some() {} }).await;
+    info!(drained = drained.is_ok(), "adapter ends");
+    fault.map_or(Ok(()), Err)
+}

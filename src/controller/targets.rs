@@ -1,0 +1,355 @@
+//! The scale of every target that a policy names.
+//!
+//! In: the set of wanted targets. Out: a [`Change::Scale`] whenever a target may have changed. For each kind one
+//! metadata-only watch over the cluster, which tells that an object changed; then one read of its scale subresource, the
+//! same one that the HPA reads. Never: a read by timer, except where a watch is refused or failing.
+
+use std::collections::{BTreeSet, HashMap};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::autoscaling::v1::Scale;
+use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, PartialObjectMeta};
+use kube::runtime::{WatchStreamExt, watcher, watcher::Event};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::task::{AbortHandle, JoinSet};
+use tracing::{debug, warn};
+
+use super::index::{Change, ScaleReading, TargetKey};
+use super::watches::{WatchMetrics, watch_config};
+use crate::sample::Selector;
+
+/// Reads of scales in flight at once.
+const MAX_READS: usize = 16;
+/// A read that takes longer has failed.
+const READ_DEADLINE: Duration = Duration::from_secs(10);
+/// From one try to resolve an unknown kind to the next: its definition may be installed later.
+const RESOLVE_AGAIN: Duration = Duration::from_secs(30);
+/// From one read of a scale to the next while no watch tells of changes.
+const UNWATCHED_INTERVAL: Duration = Duration::from_secs(15);
+/// From one failed read to the next; doubled up to [`UNWATCHED_INTERVAL`].
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+
+/// Keeps the scales of the wanted targets known.
+pub(super) struct Targets {
+    pub(super) client: kube::Client,
+    pub(super) changes: mpsc::Sender<Change>,
+    pub(super) wanted: watch::Receiver<Arc<BTreeSet<TargetKey>>>,
+    pub(super) metrics: WatchMetrics,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct KindKey {
+    api_version: Arc<str>,
+    kind: Arc<str>,
+}
+
+/// What is known of a kind.
+#[derive(Clone, Debug)]
+enum KindState {
+    Resolving,
+    /// Not served, or not to be found out; a reading says why.
+    Unresolved(ScaleReading),
+    /// `watched`: changes are told; else they must be looked for.
+    Resolved {
+        resource: ApiResource,
+        watched: bool,
+    },
+}
+
+/// Who is to be told that an object changed.
+type Followers = Arc<Mutex<HashMap<TargetKey, Arc<Notify>>>>;
+
+struct KindWatch {
+    state: watch::Receiver<KindState>,
+    followers: Followers,
+    task: AbortHandle,
+}
+
+impl Targets {
+    /// Runs until the receiver of changes, or the sender of wanted targets, is gone.
+    pub(super) async fn run(mut self) {
+        let mut tasks = JoinSet::new();
+        let mut kinds: HashMap<KindKey, KindWatch> = HashMap::new();
+        let mut followed: HashMap<TargetKey, AbortHandle> = HashMap::new();
+        let reads = Arc::new(Semaphore::new(MAX_READS));
+        loop {
+            let wanted = self.wanted.borrow_and_update().clone();
+            followed.retain(|key, task| {
+                let keep = wanted.contains(key);
+                if !keep {
+                    task.abort();
+                    if let Some(kind) = kinds.get(&KindKey::of(key)) {
+                        kind.followers.lock().remove(key);
+                    }
+                }
+                keep
+            });
+            for key in
+                wanted.iter().filter(|key| !followed.contains_key(key)).cloned().collect::<Vec<_>>()
+            {
+                let kind = kinds
+                    .entry(KindKey::of(&key))
+                    .or_insert_with_key(|kind| self.watch_kind(kind.clone(), &mut tasks));
+                let changed = Arc::new(Notify::new());
+                kind.followers.lock().insert(key.clone(), changed.clone());
+                let follower = Follower {
+                    client: self.client.clone(),
+                    key: key.clone(),
+                    kind: kind.state.clone(),
+                    changed,
+                    reads: reads.clone(),
+                    changes: self.changes.clone(),
+                };
+                followed.insert(key, tasks.spawn(follower.run()));
+            }
+            kinds.retain(|_, kind| {
+                let keep = !kind.followers.lock().is_empty();
+                if !keep {
+                    kind.task.abort();
+                }
+                keep
+            });
+            tokio::select! {
+                changed = self.wanted.changed() => if changed.is_err() { return },
+                Some(ended) = tasks.join_next(), if !tasks.is_empty() => {
+                    // A follower ends only when nobody listens; a bug in one must not be silent.
+                    if let Err(error) = ended && error.is_panic() {
+                        std::panic::resume_unwind(error.into_panic());
+                    }
+                }
+            }
+        }
+    }
+
+    fn watch_kind(&self, kind: KindKey, tasks: &mut JoinSet<()>) -> KindWatch {
+        let (sender, state) = watch::channel(KindState::Resolving);
+        let followers = Followers::default();
+        let (client, metrics) = (self.client.clone(), self.metrics.clone());
+        let task = tasks.spawn(follow_kind(client, kind, sender, followers.clone(), metrics));
+        KindWatch { state, followers, task }
+    }
+}
+
+impl KindKey {
+    fn of(key: &TargetKey) -> Self {
+        Self { api_version: key.target.api_version.clone(), kind: key.target.kind.clone() }
+    }
+
+    /// The kinds that need no discovery.
+    fn well_known(&self) -> Option<ApiResource> {
+        match (&*self.api_version, &*self.kind) {
+            ("apps/v1", "Deployment") => Some(ApiResource::erase::<Deployment>(&())),
+            ("apps/v1", "StatefulSet") => Some(ApiResource::erase::<StatefulSet>(&())),
+            ("apps/v1", "ReplicaSet") => Some(ApiResource::erase::<ReplicaSet>(&())),
+            _ => None,
+        }
+    }
+
+    fn gvk(&self) -> GroupVersionKind {
+        let (group, version) = self.api_version.rsplit_once('/').unwrap_or(("", &self.api_version));
+        GroupVersionKind::gvk(group, version, &self.kind)
+    }
+
+    async fn resolve(&self, client: &kube::Client) -> Result<ApiResource, ScaleReading> {
+        if let Some(resource) = self.well_known() {
+            return Ok(resource);
+        }
+        let gvk = self.gvk();
+        let answer =
+            tokio::time::timeout(READ_DEADLINE, kube::discovery::pinned_kind(client, &gvk)).await;
+        let not_served = || {
+            ScaleReading::NotFound(format!(
+                "no kind {} in {} is served",
+                self.kind, self.api_version
+            ))
+        };
+        match answer {
+            Ok(Ok((resource, _))) => Ok(resource),
+            Ok(Err(kube::Error::Discovery(_))) => Err(not_served()),
+            Ok(Err(error)) if is_not_found(&error) => Err(not_served()),
+            Ok(Err(error)) => {
+                Err(ScaleReading::Unreadable(format!("cannot look up kind {}: {error}", self.kind)))
+            }
+            Err(_) => {
+                Err(ScaleReading::Unreadable(format!("looking up kind {} timed out", self.kind)))
+            }
+        }
+    }
+}
+
+fn is_not_found(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 404)
+}
+
+/// Resolves a kind, then tells its followers of changes.
+async fn follow_kind(
+    client: kube::Client,
+    kind: KindKey,
+    state: watch::Sender<KindState>,
+    followers: Followers,
+    metrics: WatchMetrics,
+) {
+    let resource = loop {
+        match kind.resolve(&client).await {
+            Ok(resource) => break resource,
+            Err(reading) => {
+                debug!(kind = &*kind.kind, reading = ?reading, "the kind is not resolved");
+                state.send_replace(KindState::Unresolved(reading));
+                tokio::time::sleep(RESOLVE_AGAIN).await;
+            }
+        }
+    };
+    let set_watched = |watched: bool| {
+        state.send_if_modified(|state| {
+            let same = matches!(state, KindState::Resolved { watched: now, .. } if *now == watched);
+            if !same {
+                *state = KindState::Resolved { resource: resource.clone(), watched };
+            }
+            !same
+        })
+    };
+    // The reads that this starts are the only ones before the watch stands.
+    set_watched(false);
+    let api: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(client, &resource);
+    let mut events = pin!(watcher(api, watch_config()).default_backoff());
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(event) => {
+                metrics.connected("targets");
+                notify(&kind, &event, &followers);
+                if matches!(event, Event::InitDone | Event::Apply(_) | Event::Delete(_)) {
+                    set_watched(true);
+                }
+            }
+            Err(error) => {
+                if set_watched(false) {
+                    warn!(kind = &*kind.kind, %error, "the watch of a target's kind failed");
+                }
+                metrics.failed("targets");
+            }
+        }
+    }
+}
+
+/// A complete list tells everyone: what is not in it is gone.
+fn notify(kind: &KindKey, event: &Event<PartialObjectMeta<DynamicObject>>, followers: &Followers) {
+    let followers = followers.lock();
+    match event {
+        Event::Init | Event::InitApply(_) => {}
+        Event::InitDone => followers.values().for_each(|follower| follower.notify_one()),
+        Event::Apply(object) | Event::Delete(object) => {
+            let text =
+                |value: &Option<String>| Arc::<str>::from(value.as_deref().unwrap_or_default());
+            let key = TargetKey {
+                namespace: text(&object.metadata.namespace),
+                target: crate::policy::TargetRef {
+                    api_version: kind.api_version.clone(),
+                    kind: kind.kind.clone(),
+                    name: text(&object.metadata.name),
+                },
+            };
+            if let Some(follower) = followers.get(&key) {
+                follower.notify_one();
+            }
+        }
+    }
+}
+
+/// Reads one target's scale whenever it may have changed.
+struct Follower {
+    client: kube::Client,
+    key: TargetKey,
+    kind: watch::Receiver<KindState>,
+    changed: Arc<Notify>,
+    reads: Arc<Semaphore>,
+    changes: mpsc::Sender<Change>,
+}
+
+impl Follower {
+    async fn run(mut self) {
+        let mut retry = FIRST_RETRY;
+        loop {
+            let state = self.kind.borrow_and_update().clone();
+            let (reading, again) = match state {
+                KindState::Resolving => (None, None),
+                KindState::Unresolved(reading) => (Some(reading), None),
+                KindState::Resolved { resource, watched } => {
+                    let reading = self.read(&resource).await;
+                    let failed = matches!(reading, ScaleReading::Unreadable(_));
+                    let again =
+                        if failed { Some(retry) } else { (!watched).then_some(UNWATCHED_INTERVAL) };
+                    retry = if failed { (retry * 2).min(UNWATCHED_INTERVAL) } else { FIRST_RETRY };
+                    (Some(reading), again)
+                }
+            };
+            if let Some(reading) = reading
+                && self.changes.send(Change::Scale(self.key.clone(), reading)).await.is_err()
+            {
+                return;
+            }
+            let timer = async {
+                match again {
+                    Some(after) => tokio::time::sleep(after).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = self.changed.notified() => {}
+                resolved = self.kind.changed() => if resolved.is_err() { return },
+                () = timer => {}
+            }
+        }
+    }
+
+    async fn read(&self, resource: &ApiResource) -> ScaleReading {
+        let _permit = self.reads.acquire().await;
+        let api: Api<DynamicObject> =
+            Api::namespaced_with(self.client.clone(), &self.key.namespace, resource);
+        let (kind, name) = (&self.key.target.kind, &self.key.target.name);
+        match tokio::time::timeout(READ_DEADLINE, api.get_scale(name)).await {
+            Ok(Ok(scale)) => reading(kind, name, &scale),
+            Ok(Err(error)) if is_not_found(&error) => {
+                ScaleReading::NotFound(format!("there is no {kind} {name} with a scale"))
+            }
+            Ok(Err(kube::Error::Api(status))) => ScaleReading::Unreadable(format!(
+                "cannot read the scale of {kind} {name}: {}",
+                status.message
+            )),
+            Ok(Err(error)) => {
+                ScaleReading::Unreadable(format!("cannot read the scale of {kind} {name}: {error}"))
+            }
+            Err(_) => {
+                ScaleReading::Unreadable(format!("reading the scale of {kind} {name} timed out"))
+            }
+        }
+    }
+}
+
+/// An empty selector would select every pod of the namespace; the HPA refuses it too.
+fn reading(kind: &str, name: &str, scale: &Scale) -> ScaleReading {
+    let replicas = |count: i32| u32::try_from(count).unwrap_or(0);
+    let status = scale.status.as_ref();
+    let text = status.and_then(|status| status.selector.as_deref()).unwrap_or_default();
+    if text.is_empty() {
+        return ScaleReading::Unreadable(format!(
+            "the scale of {kind} {name} has no selector for its pods"
+        ));
+    }
+    match Selector::parse(text) {
+        Ok(selector) => ScaleReading::Known {
+            spec_replicas: replicas(
+                scale.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(0),
+            ),
+            status_replicas: replicas(status.map_or(0, |status| status.replicas)),
+            selector,
+        },
+        Err(error) => {
+            ScaleReading::Unreadable(format!("the selector {text:?} of {kind} {name}: {error}"))
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! Decides about one policy: evaluates its signals and combines them.
+//!
+//! In: the store, the workload, `now`. Out: a [`Decision`]. Never: replicas lowered because a signal was lost.
+
+use std::sync::Arc;
+
+use super::memory::{Memory, Outcome};
+use super::observe::{Reading, View};
+use super::settle::pods_needed;
+use super::{
+    Decision, Finding, Learned, LeftOut, LeftOutReason, PodPressure, Policy, SignalKind, Total,
+    Unserved, Workload, refusal, signal_cpu, signal_latency, signal_plain,
+};
+use crate::store::Store;
+use crate::time::Now;
+use crate::units::Measure;
+
+/// The memory of one policy: long windows and learned values. Everything else is read from the store anew.
+#[derive(Debug)]
+pub struct Decider {
+    policy: Arc<Policy>,
+    memories: Vec<Memory>,
+}
+
+impl Decider {
+    /// Starts with what `policy.learned` holds of an earlier run.
+    #[must_use]
+    pub fn new(policy: Arc<Policy>) -> Self {
+        let memories = policy.signals.iter().map(|signal| Memory::new(signal, &policy)).collect();
+        Self { policy, memories }
+    }
+
+    /// The policy decided about.
+    #[must_use]
+    pub fn policy(&self) -> &Arc<Policy> {
+        &self.policy
+    }
+
+    /// Takes a changed policy. Signals that did not change keep all of their memory; of one whose threshold changed,
+    /// what was learned is kept.
+    pub fn update(&mut self, policy: Arc<Policy>) {
+        let mut old = std::mem::take(&mut self.memories);
+        self.memories = policy
+            .signals
+            .iter()
+            .map(|signal| match old.iter().position(|memory| memory.signal.name == signal.name) {
+                Some(known) => old.swap_remove(known).carry_over(signal, &self.policy, &policy),
+                None => Memory::new(signal, &policy),
+            })
+            .collect();
+        self.policy = policy;
+    }
+
+    /// Decides at `now`. Each call counts as one reading of the totals; call it when a batch of one of the pods arrived.
+    pub fn decide(&mut self, store: &Store, workload: &Workload, now: Now) -> Decision {
+        let policy = Arc::clone(&self.policy);
+        let view = View::new(&policy, store, workload, now);
+        let mut outcomes = Vec::with_capacity(self.memories.len());
+        for memory in &mut self.memories {
+            memory.forget_gone(&view);
+            outcomes.push(evaluate(memory, &view));
+        }
+        self.assemble(&view, outcomes)
+    }
+
+    fn assemble(&self, view: &View<'_>, outcomes: Vec<Outcome>) -> Decision {
+        let (demand, driver) = combine(view, &outcomes);
+        let pods = pressures(view, &outcomes);
+        let left_out = left_out(view, &outcomes);
+        let mut decision = Decision {
+            policy: self.policy.id.clone(),
+            generation: self.policy.generation,
+            decided: view.now.monotonic,
+            stale_after: self.policy.stale_after,
+            sampled_at: view.sampled_at(),
+            window: self.policy.window,
+            demand,
+            driver,
+            signals: vec![],
+            coverage: view.coverage(),
+            totals: vec![],
+            quantiles: vec![],
+            pods,
+            left_out,
+            findings: cannot_wake(&self.policy).into_iter().collect(),
+            learned: Learned {
+                signals: self.memories.iter().filter_map(Memory::learned).collect(),
+            },
+        };
+        for outcome in outcomes {
+            add_total(&mut decision.totals, outcome.total);
+            decision.signals.push(outcome.decision);
+            decision.quantiles.extend(outcome.quantile);
+            decision.findings.extend(outcome.findings);
+        }
+        decision
+    }
+}
+
+fn evaluate(memory: &mut Memory, view: &View<'_>) -> Outcome {
+    match memory.signal.kind.clone() {
+        SignalKind::Cpu(threshold) => {
+            signal_cpu::evaluate(memory, view, threshold.threshold().get())
+        }
+        SignalKind::Latency(target) => signal_latency::evaluate(memory, view, &target),
+        _ => signal_plain::evaluate(memory, view)
+            .expect("every kind but CPU and latency is a plain one"),
+    }
+}
+
+/// The maximum over the signals, and which one it is. Of several, a missing one leaves the others only a number that does
+/// not lower the replicas.
+fn combine(view: &View<'_>, outcomes: &[Outcome]) -> (Result<f64, Unserved>, Option<Arc<str>>) {
+    let known = outcomes.iter().filter_map(|outcome| {
+        let demand = *outcome.decision.demand.as_ref().ok()?;
+        Some((demand, &outcome.decision.name))
+    });
+    let largest = known.max_by(|(a, _), (b, _)| a.total_cmp(b));
+    let missing: Vec<(&Arc<str>, &Unserved)> = outcomes
+        .iter()
+        .filter_map(|outcome| {
+            Some((&outcome.decision.name, outcome.decision.demand.as_ref().err()?))
+        })
+        .collect();
+    let driver = largest.map(|(_, name)| name.clone());
+    let demand = match (largest, missing.first()) {
+        (Some((demand, _)), None) => Ok(demand),
+        (Some((demand, _)), Some(_))
+            if pods_needed(demand) >= f64::from(view.workload.spec_replicas) =>
+        {
+            Ok(demand)
+        }
+        (Some((demand, _)), Some(_)) => {
+            Err(refusal::signal_missing(&missing, demand, view.workload.spec_replicas))
+        }
+        (None, Some((_, why))) => Err((*why).clone()),
+        (None, None) => {
+            Err(Unserved { reason: "NoSignals", message: "the policy has no signals".to_owned() })
+        }
+    };
+    (demand, driver)
+}
+
+/// Per reporting pod the largest of its shares.
+fn pressures(view: &View<'_>, outcomes: &[Outcome]) -> Vec<PodPressure> {
+    let share = |outcome: &Outcome, index: usize| {
+        outcome.shares.get(index).and_then(Reading::fresh).copied()
+    };
+    let pressure = |(index, pod): (usize, &super::observe::Observed<'_>)| {
+        let largest =
+            outcomes.iter().filter_map(|outcome| share(outcome, index)).reduce(f64::max)?;
+        Some(PodPressure {
+            name: pod.pod.name.clone(),
+            pressure: largest,
+            sampled_at: pod
+                .window
+                .and_then(crate::store::PodWindow::newest_source)
+                .unwrap_or(view.now.wall),
+        })
+    };
+    view.pods.iter().enumerate().filter_map(pressure).collect()
+}
+
+/// Silent pods once, and reporting pods for each signal that they do not serve.
+fn left_out(view: &View<'_>, outcomes: &[Outcome]) -> Vec<LeftOut> {
+    let mut left_out = view.silent();
+    for outcome in outcomes {
+        for (pod, share) in view.pods.iter().zip(&outcome.shares) {
+            let reason = match share {
+                Reading::Missing => {
+                    LeftOutReason::MissingFamily { signal: outcome.decision.name.clone() }
+                }
+                Reading::Awaiting => LeftOutReason::NotYetReported,
+                _ => continue,
+            };
+            let entry = pod.left_out(reason, view.now);
+            if !left_out.contains(&entry) {
+                left_out.push(entry);
+            }
+        }
+    }
+    left_out
+}
+
+/// Totals are per kind once, even of several signals.
+fn add_total(totals: &mut Vec<Total>, total: Option<Total>) {
+    if let Some(total) = total
+        && totals.iter().all(|known| known.kind != total.kind)
+    {
+        totals.push(total);
+    }
+}
+
+/// Signals of pods cannot bring a workload back from zero.
+fn cannot_wake(policy: &Policy) -> Option<Finding> {
+    (policy.min_replicas == Some(0)).then(|| Finding {
+        reason: "CannotWake",
+        message: "minReplicas is 0, but every signal is read from pods: at zero replicas nothing asks for the first pod"
+            .to_owned(),
+    })
+}

@@ -1,0 +1,134 @@
+//! What one signal remembers from decision to decision, and what it hands back from each.
+//!
+//! In: the signal, and what an earlier run learned. Out: [`Memory`] and [`Outcome`]. Never: anything that the store could
+//! tell again.
+
+use std::mem::discriminant;
+
+use super::learning::{BaseLearning, CostLearning};
+use super::observe::{Reading, View};
+use super::window::WindowMean;
+use super::{
+    Finding, LearnedSignal, Policy, Quantile, Signal, SignalDecision, SignalKind, Total, Unserved,
+};
+
+/// One signal's memory.
+#[derive(Debug)]
+pub(super) struct Memory {
+    pub(super) signal: Signal,
+    pub(super) long: WindowMean,
+    /// It has had two samples once.
+    pub(super) warm: bool,
+    pub(super) base: BaseLearning,
+    pub(super) cost: CostLearning,
+    start: Option<LearnedSignal>,
+}
+
+/// One signal's part in a decision, before the signals are combined.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    pub(super) decision: SignalDecision,
+    /// Each pod's part of the demand, in the view's order; empty where it could not be said.
+    pub(super) shares: Vec<Reading<f64>>,
+    pub(super) total: Option<Total>,
+    pub(super) quantile: Option<Quantile>,
+    pub(super) findings: Vec<Finding>,
+}
+
+impl Memory {
+    pub(super) fn new(signal: &Signal, policy: &Policy) -> Self {
+        let start =
+            policy.learned.signals.iter().find(|learned| learned.name == signal.name).cloned();
+        let of_start = |field: fn(&LearnedSignal) -> Option<f64>| start.as_ref().and_then(field);
+        Self {
+            signal: signal.clone(),
+            long: WindowMean::new(policy.window, policy.endpoint.interval),
+            warm: false,
+            base: BaseLearning::new(of_start(|learned| learned.base)),
+            cost: CostLearning::new(
+                of_start(|learned| learned.cost_seconds.or(learned.service_time_seconds)),
+                of_start(|learned| learned.quantile_seconds),
+            ),
+            start,
+        }
+    }
+
+    /// The memory for a changed policy: all of it for the same signal, what was learned where only its numbers changed.
+    pub(super) fn carry_over(self, signal: &Signal, old: &Policy, new: &Policy) -> Self {
+        let same_windows =
+            old.window == new.window && old.endpoint.interval == new.endpoint.interval;
+        if self.signal == *signal && same_windows {
+            return self;
+        }
+        let mut fresh = Self::new(signal, new);
+        if measures_the_same(&self.signal.kind, &signal.kind) {
+            fresh.warm = self.warm;
+            fresh.base = self.base;
+            fresh.cost = self.cost;
+            fresh.start = self.start;
+        }
+        fresh
+    }
+
+    /// The base in use: stated, else learned, else 0.
+    pub(super) fn base(&self) -> f64 {
+        self.signal.base.or(self.base.value()).unwrap_or(0.0)
+    }
+
+    /// Forgets what is kept of pods that are gone.
+    pub(super) fn forget_gone(&mut self, view: &View<'_>) {
+        let here = |key: &_| view.pods.iter().any(|pod| pod.pod.key == *key);
+        self.base.retain(here);
+        self.cost.retain(here);
+    }
+
+    /// What is learned so far, if anything.
+    pub(super) fn learned(&self) -> Option<LearnedSignal> {
+        let base = self.base.value();
+        let cost = self.cost.cost();
+        let (cost_seconds, service_time_seconds, quantile_seconds) = match &self.signal.kind {
+            SignalKind::Latency(target) => {
+                use crate::units::Measure;
+                (None, cost, self.cost.quantile(target.quantile.get()))
+            }
+            _ => (cost, None, None),
+        };
+        if base.is_none() && cost.is_none() {
+            return None;
+        }
+        let start = self.start.as_ref().map(|start| start.at);
+        Some(LearnedSignal {
+            name: self.signal.name.clone(),
+            at: self.base.learned_at.max(self.cost.learned_at).or(start).unwrap_or_default(),
+            base,
+            cost_seconds,
+            service_time_seconds,
+            quantile_seconds,
+        })
+    }
+
+    /// An outcome without a demand.
+    pub(super) fn unserved(&self, threshold: f64, why: Unserved) -> Outcome {
+        let decision = SignalDecision {
+            name: self.signal.name.clone(),
+            formula: format!("no demand: {why}"),
+            demand: Err(why),
+            current: None,
+            threshold,
+            base: self.base(),
+        };
+        Outcome { decision, shares: vec![], total: None, quantile: None, findings: vec![] }
+    }
+}
+
+/// Whether what was learned about one holds for the other: the same quantity of the same pods.
+fn measures_the_same(old: &SignalKind, new: &SignalKind) -> bool {
+    match (old, new) {
+        (SignalKind::Latency(old), SignalKind::Latency(new)) => {
+            (&old.endpoint, old.concurrency.is_some(), old.quantile)
+                == (&new.endpoint, new.concurrency.is_some(), new.quantile)
+        }
+        (SignalKind::Metric { name: old, .. }, SignalKind::Metric { name: new, .. }) => old == new,
+        (old, new) => discriminant(old) == discriminant(new),
+    }
+}

@@ -1,0 +1,160 @@
+//! The closed set of reasons for not serving a number, with their sentences, and how numbers are written in them.
+//!
+//! In: what is missing. Out: [`Unserved`] and [`Finding`]. Never: a sentence without the cause.
+
+use std::sync::Arc;
+
+use super::coverage::Counts;
+use super::observe::View;
+use super::{Finding, LeftOut, LeftOutReason, Unserved};
+use crate::units::{Measure, Ratio};
+
+/// A number as people read it: at most three digits after the point, none for large ones.
+pub(super) fn number(value: f64) -> String {
+    let digits = if value.abs() >= 1000.0 { 0 } else { 3 };
+    let text = format!("{value:.digits$}");
+    match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
+        false => text,
+    }
+}
+
+/// At zero replicas no pod can say anything.
+pub(super) fn scaled_to_zero() -> Unserved {
+    let message =
+        "the workload has no replicas, and signals of pods say nothing without pods".to_owned();
+    Unserved { reason: "ScaledToZero", message }
+}
+
+/// 0/0: pods may exist, but none has to report yet.
+pub(super) fn no_pods(view: &View<'_>) -> Unserved {
+    let message = match view.pods.len() {
+        0 => "the workload has no pods yet".to_owned(),
+        young => format!("none of {young} young pods has reported yet{}", first_cause(view)),
+    };
+    Unserved { reason: "NoPods", message }
+}
+
+/// Nothing reports the signal.
+pub(super) fn not_reported(
+    view: &View<'_>,
+    signal: &str,
+    families: &str,
+    counts: Counts,
+) -> Unserved {
+    if counts.missing > 0 {
+        let message = format!("signal {signal}: no pod serves {families}");
+        return Unserved { reason: "MetricNotServed", message };
+    }
+    if counts.awaiting > 0 {
+        return second_sample(signal);
+    }
+    let since = match view.newest_report() {
+        Some(at) => {
+            format!("the newest sample is of {at}, {} s ago", view.now.wall.since(at).as_secs())
+        }
+        None => "none ever did".to_owned(),
+    };
+    let message = format!(
+        "signal {signal}: none of {} pods reports, {since}{}",
+        counts.expected,
+        first_cause(view)
+    );
+    Unserved { reason: "PodsSilent", message }
+}
+
+/// After a restart.
+pub(super) fn second_sample(signal: &str) -> Unserved {
+    let message = format!("signal {signal}: waiting for its second sample");
+    Unserved { reason: "AwaitingSecondSample", message }
+}
+
+/// Too few pods report to infer the rest, and what they report alone would lower the replicas.
+pub(super) fn coverage_too_low(
+    view: &View<'_>,
+    signal: &str,
+    counts: Counts,
+    floor: Ratio,
+    reported: f64,
+) -> Unserved {
+    let message = format!(
+        "signal {signal}: {} of {} pods report, under the coverage floor of {}, and their demand of {} is less than {} replicas{}",
+        counts.reporting,
+        counts.expected,
+        number(floor.get()),
+        number(reported),
+        view.workload.spec_replicas,
+        first_cause(view),
+    );
+    Unserved { reason: "CoverageTooLow", message }
+}
+
+/// One or more of several signals are missing, and the others would lower the replicas.
+pub(super) fn signal_missing(
+    missing: &[(&Arc<str>, &Unserved)],
+    rest: f64,
+    replicas: u32,
+) -> Unserved {
+    let reasons: Vec<String> =
+        missing.iter().map(|(name, why)| format!("{name} ({})", why.reason)).collect();
+    let message = format!(
+        "missing {}: {}; the other signals demand {}, less than {replicas} replicas",
+        reasons.join(", "),
+        missing.first().map_or("", |(_, why)| &why.message),
+        number(rest),
+    );
+    Unserved { reason: "SignalMissing", message }
+}
+
+/// A condition that also leaves the signal without a number.
+pub(super) fn finding_and_refusal(reason: &'static str, message: String) -> (Finding, Unserved) {
+    (Finding { reason, message: message.clone() }, Unserved { reason, message })
+}
+
+/// `base` must leave room under the threshold.
+pub(super) fn base_not_below_threshold(
+    signal: &str,
+    base: f64,
+    threshold: f64,
+) -> (Finding, Unserved) {
+    finding_and_refusal(
+        "BaseNotBelowThreshold",
+        format!(
+            "signal {signal}: an idle pod shows {}, not less than the threshold of {}",
+            number(base),
+            number(threshold)
+        ),
+    )
+}
+
+fn first_cause(view: &View<'_>) -> String {
+    view.silent()
+        .first()
+        .map_or(String::new(), |left_out| format!("; {}: {}", left_out.name, cause(left_out)))
+}
+
+fn cause(left_out: &LeftOut) -> String {
+    match &left_out.reason {
+        LeftOutReason::Failed(failure) => failure.to_string(),
+        LeftOutReason::NotYetReported => "has not reported yet".to_owned(),
+        LeftOutReason::Stale => "answers, but its samples no longer change their time".to_owned(),
+        LeftOutReason::NoEndpoint => "has no address or no such port".to_owned(),
+        LeftOutReason::MissingFamily { signal } => {
+            format!("does not serve what signal {signal} reads")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_short() {
+        for (value, text) in
+            [(5.0, "5"), (5.5789, "5.579"), (0.05, "0.05"), (104_857_600.0, "104857600")]
+        {
+            assert_eq!(number(value), text);
+        }
+    }
+}

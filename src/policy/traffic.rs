@@ -1,0 +1,145 @@
+//! A pod's requests between its two newest samples.
+//!
+//! In: the families of the request layer. Out: [`Traffic`] and latency histograms. Never: unknown for a pod that was scraped
+//! and had no request, and never the requests of endpoints that stay open by design.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::families::{AGENT_EVIDENCE, REQUEST_BUCKET, REQUEST_COUNT, REQUEST_SUM};
+use super::observe::{Found, View};
+use super::window::Totals;
+use crate::sample::Labels;
+use crate::signals::catalogue::{REQUEST_BUSY, REQUESTS_IN_FLIGHT};
+use crate::store::{Histogram, PodWindow, Series, Span};
+use crate::time::Timestamp;
+
+/// From this mean duration on, requests in flight are connections that stay open, not a backlog.
+const LONG_REQUEST_SECONDS: f64 = 15.0;
+
+/// What a pod's request layer did over the short span.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Traffic {
+    /// Completed requests per second.
+    pub(super) completed: f64,
+    /// Seconds of latency per second: the mean number of requests in the pod, by Little's law.
+    pub(super) latency: f64,
+    /// Seconds that requests kept a worker, per second; `None` where that is not served.
+    pub(super) busy: Option<f64>,
+    /// Requests in flight at the newest sample.
+    pub(super) in_flight: f64,
+    /// Requests in flight at the older sample.
+    pub(super) in_flight_before: f64,
+    /// Change of the requests in flight, per second.
+    pub(super) change: f64,
+    /// The short span; `None` while no request was completed in it.
+    pub(super) span: Option<(Timestamp, Timestamp)>,
+}
+
+impl Traffic {
+    /// These requests as totals, with `work` used above the base.
+    pub(super) fn totals(&self, work: f64) -> Totals {
+        Totals { work, completed: self.completed, change: self.change, in_flight: self.in_flight }
+    }
+}
+
+/// Which requests are read: one endpoint's, or all; and the endpoints whose requests are short.
+pub(super) struct Requests<'a> {
+    endpoint: Option<&'a str>,
+    short: BTreeSet<&'a str>,
+}
+
+fn endpoint_of(labels: &Labels) -> &str {
+    labels.get("endpoint").unwrap_or_default()
+}
+
+impl<'a> Requests<'a> {
+    /// Tells short endpoints from long ones by the mean duration over all pods since they started.
+    pub(super) fn new(view: &View<'a>, endpoint: Option<&'a str>) -> Self {
+        let mut lifetime: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
+        for window in view.pods.iter().filter_map(|pod| pod.window) {
+            for (labels, series) in window.family(REQUEST_SUM) {
+                lifetime.entry(endpoint_of(labels)).or_default().0 += series.newest().value;
+            }
+            for (labels, series) in window.family(REQUEST_COUNT) {
+                lifetime.entry(endpoint_of(labels)).or_default().1 += series.newest().value;
+            }
+        }
+        let is_short = |&(_, (seconds, requests)): &(&str, (f64, f64))| {
+            requests > 0.0 && seconds / requests < LONG_REQUEST_SECONDS
+        };
+        let short = lifetime.into_iter().filter(is_short).map(|(endpoint, _)| endpoint).collect();
+        Self { endpoint, short }
+    }
+
+    fn wants(&self, labels: &Labels) -> bool {
+        self.endpoint.is_none_or(|wanted| endpoint_of(labels) == wanted)
+    }
+
+    fn series<'w>(
+        &'w self,
+        window: &'w PodWindow,
+        family: &'w str,
+    ) -> impl Iterator<Item = (&'w Labels, &'w Series)> {
+        window.family(family).filter(|(labels, _)| self.wants(labels))
+    }
+
+    fn rate(&self, window: &PodWindow, family: &str, gap: Duration) -> f64 {
+        self.series(window, family)
+            .filter_map(|(_, series)| series.span(gap))
+            .map(|span| span.rate())
+            .sum()
+    }
+
+    /// The pod's traffic over the short span. A pod that serves a family of the agent and no series of the endpoint had none.
+    pub(super) fn find(&self, window: &PodWindow, gap: Duration) -> Found<Traffic> {
+        let served = window.serves(REQUEST_COUNT)
+            || AGENT_EVIDENCE.iter().any(|family| window.serves(family));
+        let Some(newest) = window.newest_point().filter(|_| served) else { return Found::Absent };
+        if window.fresh_batches() < 2 {
+            return Found::Awaiting;
+        }
+        let counts = self.series(window, REQUEST_COUNT).filter_map(|(_, series)| series.span(gap));
+        let span = counts.map(|span| (span.from, span.to)).max_by_key(|&(_, to)| to);
+        let mut traffic = Traffic {
+            completed: self.rate(window, REQUEST_COUNT, gap),
+            latency: self.rate(window, REQUEST_SUM, gap),
+            busy: window.serves(REQUEST_BUSY).then(|| self.rate(window, REQUEST_BUSY, gap)),
+            span,
+            ..Traffic::default()
+        };
+        self.add_in_flight(window, gap, &mut traffic);
+        Found::Value(traffic, newest.arrived)
+    }
+
+    fn add_in_flight(&self, window: &PodWindow, gap: Duration, traffic: &mut Traffic) {
+        let short = |labels: &Labels| self.short.contains(endpoint_of(labels));
+        for (_, series) in
+            self.series(window, REQUESTS_IN_FLIGHT).filter(|(labels, _)| short(labels))
+        {
+            let newest = series.newest().value;
+            traffic.in_flight += newest;
+            match series.span(gap) {
+                Some(span) => {
+                    traffic.in_flight_before += newest - span.change;
+                    traffic.change += span.change / span.seconds();
+                }
+                None => traffic.in_flight_before += newest,
+            }
+        }
+    }
+
+    /// The latencies of the requests that completed in each series' span.
+    pub(super) fn latencies(
+        &self,
+        window: &PodWindow,
+        span: impl Fn(&Series) -> Option<Span>,
+    ) -> Histogram {
+        let buckets = self.series(window, REQUEST_BUCKET).filter_map(|(labels, series)| {
+            let bound: f64 = labels.get("le")?.parse().ok()?;
+            Some((bound, span(series)?.increase))
+        });
+        let sum = self.series(window, REQUEST_SUM).filter_map(|(_, series)| span(series));
+        Histogram::from_increases(buckets, sum.map(|span| span.increase).sum())
+    }
+}

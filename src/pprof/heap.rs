@@ -1,0 +1,334 @@
+//! Heap profiles: which stacks hold memory now, and which allocated it since the start.
+//!
+//! In: jemalloc's sampled dump in its `heap_v2` text, through a memory file (no disk needed). Out: a gzipped profile
+//! with estimates of the whole, not of the sample. Never: a zero for what jemalloc does not count.
+
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::io::Read;
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use super::profile::{Meaning, ProfileBuilder};
+use super::symbols::{Detail, Function};
+use super::{CaptureError, Service, sys};
+use crate::time::{Timestamp, wall_now};
+
+/// Which of the two profiles; they hold the same samples and differ in what is shown first, as in Go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum HeapView {
+    /// Live objects first.
+    InUse,
+    /// All allocations first.
+    Allocated,
+}
+
+/// Objects and their bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Tally {
+    objects: i64,
+    bytes: i64,
+}
+
+/// What is estimated of one stack.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Usage {
+    allocated: Tally,
+    in_use: Tally,
+}
+
+/// jemalloc's profile at one time: estimates of the whole, by stack (addresses inside the calls, leaf first).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct HeapSnapshot {
+    taken: Timestamp,
+    sample_interval_bytes: u64,
+    stacks: HashMap<Vec<u64>, Usage>,
+}
+
+/// Takes jemalloc's profile, as its text. Blocks for about a millisecond.
+///
+/// # Errors
+/// Says what to do where jemalloc is not the allocator or was started without profiling.
+pub(super) fn dump(view: HeapView) -> Result<String, CaptureError> {
+    if !jemalloc_is_global() {
+        return Err(CaptureError::NotJemalloc);
+    }
+    if !tikv_jemalloc_ctl::profiling::prof::read().unwrap_or(false) {
+        return Err(CaptureError::HeapProfilingOff);
+    }
+    if view == HeapView::Allocated && !sys::heap_profiling_accumulates().unwrap_or(false) {
+        return Err(CaptureError::NotAccumulated);
+    }
+    let mut file = sys::memory_file(c"headroom-heap").map_err(CaptureError::MemoryFile)?;
+    let path = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd()))
+        .expect("a path of digits holds no NUL");
+    sys::dump_heap_profile(&path).map_err(CaptureError::Dump)?;
+    let mut text = String::new();
+    file.read_to_string(&mut text).map_err(CaptureError::MemoryFile)?;
+    Ok(text)
+}
+
+/// Takes and reads jemalloc's profile.
+///
+/// # Errors
+/// As [`dump`], and [`CaptureError::MalformedDump`].
+pub(super) fn snapshot(view: HeapView) -> Result<HeapSnapshot, CaptureError> {
+    let text = dump(view)?;
+    HeapSnapshot::parse(&text, wall_now())
+}
+
+/// The profile of one snapshot or, with an earlier one, of what changed since. Looks up symbols: blocks, with lines
+/// for up to seconds.
+pub(super) fn encode(
+    service: &Service,
+    view: HeapView,
+    detail: Detail,
+    now: HeapSnapshot,
+    before: Option<HeapSnapshot>,
+) -> Vec<u8> {
+    let meaning = Meaning {
+        samples: &[
+            ("alloc_objects", "count"),
+            ("alloc_space", "bytes"),
+            ("inuse_objects", "count"),
+            ("inuse_space", "bytes"),
+        ],
+        period_type: ("space", "bytes"),
+        period: i64::try_from(now.sample_interval_bytes).unwrap_or(i64::MAX),
+        default_sample: match view {
+            HeapView::InUse => "inuse_space",
+            HeapView::Allocated => "alloc_space",
+        },
+    };
+    let mut profile = ProfileBuilder::new(service, &meaning, detail);
+    if !sys::heap_profiling_active().unwrap_or(false) {
+        profile.comment("sampling is off now (prof.active): newer allocations are missing");
+    }
+    if !sys::heap_profiling_accumulates().unwrap_or(false) {
+        profile.comment("jemalloc started without prof_accum: alloc_* values are unknown");
+    }
+    match &before {
+        Some(before) => profile.covers(now.taken, now.taken.since(before.taken)),
+        None => profile.covers(now.taken, Duration::ZERO),
+    }
+    for (stack, usage) in now.since(before) {
+        let values = vec![
+            usage.allocated.objects,
+            usage.allocated.bytes,
+            usage.in_use.objects,
+            usage.in_use.bytes,
+        ];
+        profile.sample(&stack, values, is_allocator);
+    }
+    profile.finish()
+}
+
+impl HeapSnapshot {
+    /// Reads `heap_v2` text: the interval, then for each stack a line `@ 0xpc …` and a line
+    /// `t*: objects: bytes [all objects: all bytes]` (lines of single threads repeat the same and are skipped).
+    fn parse(text: &str, taken: Timestamp) -> Result<Self, CaptureError> {
+        let mut lines = text.lines().enumerate();
+        let interval =
+            lines.next().and_then(|(_, line)| line.strip_prefix("heap_v2/")?.parse().ok());
+        let sample_interval_bytes = interval.ok_or(CaptureError::MalformedDump { line: 1 })?;
+        let mut stacks = HashMap::new();
+        let mut stack: Option<Vec<u64>> = None;
+        for (index, line) in lines {
+            let malformed = || CaptureError::MalformedDump { line: index + 1 };
+            if line.starts_with("MAPPED_LIBRARIES:") {
+                break;
+            } else if let Some(addresses) = line.strip_prefix('@') {
+                stack = Some(parse_stack(addresses).ok_or_else(malformed)?);
+            } else if let Some(tallies) = line.trim_start().strip_prefix("t*:") {
+                let (live, all) = parse_tallies(tallies).ok_or_else(malformed)?;
+                // The line before the first stack holds the totals.
+                if let Some(stack) = stack.take() {
+                    let usage: &mut Usage = stacks.entry(stack).or_default();
+                    usage.in_use.add(unbias(live, sample_interval_bytes));
+                    usage.allocated.add(unbias(all, sample_interval_bytes));
+                }
+            }
+        }
+        Ok(Self { taken, sample_interval_bytes, stacks })
+    }
+
+    /// What changed since `before`; everything without it.
+    fn since(self, before: Option<Self>) -> HashMap<Vec<u64>, Usage> {
+        let mut stacks = self.stacks;
+        for (stack, old) in before.into_iter().flat_map(|before| before.stacks) {
+            let usage = stacks.entry(stack).or_default();
+            usage.in_use.subtract(old.in_use);
+            usage.allocated.subtract(old.allocated);
+        }
+        stacks.retain(|_, usage| *usage != Usage::default());
+        stacks
+    }
+}
+
+impl Tally {
+    fn add(&mut self, other: Self) {
+        self.objects = self.objects.saturating_add(other.objects);
+        self.bytes = self.bytes.saturating_add(other.bytes);
+    }
+
+    fn subtract(&mut self, other: Self) {
+        self.objects = self.objects.saturating_sub(other.objects);
+        self.bytes = self.bytes.saturating_sub(other.bytes);
+    }
+}
+
+/// ` 0x55d0 0x55e0`: return addresses, made addresses inside the call.
+fn parse_stack(text: &str) -> Option<Vec<u64>> {
+    text.split_ascii_whitespace()
+        .map(|word| {
+            u64::from_str_radix(word.strip_prefix("0x")?, 16).ok().map(|pc| pc.saturating_sub(1))
+        })
+        .collect()
+}
+
+/// ` 2: 1024 [5: 2560]`: live, then all since the start.
+fn parse_tallies(text: &str) -> Option<(Tally, Tally)> {
+    let (live, all) = text.split_once('[')?;
+    Some((parse_tally(live)?, parse_tally(all.strip_suffix(']')?)?))
+}
+
+fn parse_tally(text: &str) -> Option<Tally> {
+    let (objects, bytes) = text.split_once(':')?;
+    Some(Tally { objects: objects.trim().parse().ok()?, bytes: bytes.trim().parse().ok()? })
+}
+
+/// Estimates the whole from the sample of one stack.
+///
+/// An object of s bytes is sampled with probability 1 - exp(-s/interval); s is the stack's mean. Source:
+/// `doc_internal/PROFILING_INTERNALS.md` of jemalloc (unbias each stack, then sum).
+#[expect(clippy::cast_precision_loss, reason = "an estimate needs no more than 52 bits")]
+#[expect(clippy::cast_possible_truncation, reason = "float to int saturates")]
+fn unbias(sampled: Tally, interval_bytes: u64) -> Tally {
+    if sampled.objects <= 0 || sampled.bytes <= 0 || interval_bytes == 0 {
+        return sampled;
+    }
+    let (objects, bytes) = (sampled.objects as f64, sampled.bytes as f64);
+    let scale = 1.0 / -(-(bytes / objects) / interval_bytes as f64).exp_m1();
+    Tally { objects: (objects * scale).round() as i64, bytes: (bytes * scale).round() as i64 }
+}
+
+/// Whether an allocation of this program reaches jemalloc.
+fn jemalloc_is_global() -> bool {
+    let Ok(allocated) = tikv_jemalloc_ctl::thread::allocatedp::read() else {
+        return false;
+    };
+    let before = allocated.get();
+    drop(std::hint::black_box(vec![1_u8; 64]));
+    allocated.get() != before
+}
+
+/// Frames between the function that wanted memory and the sample: jemalloc, the allocator's interface, collections.
+/// Go leaves out `mallocgc` and `growslice` in the same way.
+fn is_allocator(function: &Function) -> bool {
+    const SOURCES: &[&str] =
+        &["/library/alloc/src/", "/library/core/src/", "/hashbrown", "/tikv-jemalloc"];
+    SOURCES.iter().any(|source| function.file.contains(source)) || is_allocator_name(&function.name)
+}
+
+/// For functions whose source file is not known.
+fn is_allocator_name(function: &str) -> bool {
+    const CRATES: &[&str] = &[
+        "alloc::",
+        "core::",
+        "hashbrown::",
+        "tikv_jemallocator::",
+        "std::alloc::",
+        "std::collections::",
+    ];
+    // Of what these implement for a service's own types, too, the service wrote no line.
+    const INTERFACES: &[&str] = &["alloc::vec::", "alloc::slice::", "core::alloc::"];
+    const SYMBOLS: &[&str] = &[
+        "_rjem_",
+        "je_",
+        "prof_",
+        "imalloc",
+        "irallocx",
+        "do_rallocx",
+        "__rust_",
+        "__rg_",
+        "__rdl_",
+    ];
+    let starts = |path: &str, names: &[&str]| names.iter().any(|name| path.starts_with(name));
+    match function.strip_prefix('<').and_then(|path| path.split_once(" as ")) {
+        Some((path, interface)) => starts(path, CRATES) || starts(interface, INTERFACES),
+        None if function.contains("::") => {
+            starts(function.trim_start_matches('<'), CRATES) || function.contains("__rust_")
+        }
+        None => starts(function, SYMBOLS),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DUMP: &str = "heap_v2/524288\n  t*: 3: 1051648 [4: 1052672]\n  t0: 3: 1051648 [4: 1052672]\n\
+        @ 0x1001 0x2001\n  t*: 2: 1048576 [2: 1048576]\n  t0: 2: 1048576 [2: 1048576]\n\
+        @ 0x3001\n  t*: 1: 1024 [2: 2048]\n  t0: 1: 1024 [2: 2048]\n\nMAPPED_LIBRARIES:\n@ not a stack\n";
+
+    fn parse(text: &str) -> HeapSnapshot {
+        HeapSnapshot::parse(text, Timestamp::default()).expect("the dump is well-formed")
+    }
+
+    #[test]
+    fn each_stack_is_scaled_by_the_chance_that_its_objects_are_sampled() {
+        let stacks = parse(DUMP).stacks;
+        // 512 KiB objects at 512 KiB: 1/(1 - 1/e) = 1.581977.
+        let large = stacks[&vec![0x1000, 0x2000]];
+        assert_eq!(large.in_use, Tally { objects: 3, bytes: 1_658_823 });
+        // 1 KiB objects: 1/(1 - exp(-1/512)) = 512.500.
+        let small = stacks[&vec![0x3000]];
+        assert_eq!(small.in_use, Tally { objects: 513, bytes: 524_800 });
+        assert_eq!(small.allocated, Tally { objects: 1025, bytes: 1_049_600 });
+        assert_eq!(stacks.len(), 2);
+    }
+
+    #[test]
+    fn a_difference_holds_only_what_changed_and_may_be_negative() {
+        let before = parse(DUMP);
+        let now = parse(
+            "heap_v2/524288\n  t*: 0: 0 [0: 0]\n@ 0x1001 0x2001\n  t*: 2: 1048576 [2: 1048576]\n",
+        );
+        let changed = now.since(Some(before));
+        assert_eq!(changed.len(), 1);
+        assert_eq!(changed[&vec![0x3000]].in_use.bytes, -524_800);
+    }
+
+    #[test]
+    fn a_dump_that_is_not_heap_v2_names_the_line() {
+        for (text, expected) in
+            [("", 1), ("heap_v1/1", 1), ("heap_v2/1\n@ xyz\n", 2), ("heap_v2/1\n t*: 1 2\n", 2)]
+        {
+            let error = HeapSnapshot::parse(text, Timestamp::default()).expect_err(text);
+            assert!(
+                matches!(error, CaptureError::MalformedDump { line } if line == expected),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn collections_are_machinery_and_services_are_not() {
+        for name in [
+            "_rjem_malloc",
+            "prof_backtrace_impl",
+            "__rustc::__rust_alloc",
+            "<alloc::alloc::Global as core::alloc::Allocator>::allocate",
+            "alloc::raw_vec::RawVecInner<A>::grow_amortized",
+            "<u8 as alloc::vec::spec_from_elem::SpecFromElem>::from_elem",
+            "<tikv_jemallocator::Jemalloc as core::alloc::global::GlobalAlloc>::alloc",
+        ] {
+            assert!(is_allocator_name(name), "{name}");
+        }
+        for name in
+            ["shop::prof_of", "<shop::Basket as core::clone::Clone>::clone", "main", "malloc_stats"]
+        {
+            assert!(!is_allocator_name(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! How late the service's runtime wakes a task that is due: a canary that sleeps and looks at the clock.
+//!
+//! In: the service's runtime. Out: `tokio_scheduling_delay_seconds`, the worst lateness of the last [`WINDOW`]. Never: a value
+//! that stands still while the runtime does: a wake that is overdue counts with the lateness it has so far.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::catalogue::families;
+use super::snapshot::{Snapshot, Unavailable};
+use crate::time::{Clock, Moment};
+
+/// Between two wakes.
+const PERIOD: Duration = Duration::from_millis(100);
+/// How long a late wake is remembered, so that every scrape at the default interval sees it.
+pub const WINDOW: Duration = Duration::from_secs(5);
+
+/// A task on the service's runtime, and what it saw. Dropping it ends the task.
+#[derive(Debug)]
+pub struct Canary {
+    lateness: Arc<Mutex<Lateness>>,
+    task: AbortOnDropHandle<()>,
+}
+
+/// Wakes of the last window.
+#[derive(Debug, Default)]
+struct Lateness {
+    due: Option<Moment>,
+    wakes: VecDeque<(Moment, Duration)>,
+}
+
+impl Canary {
+    /// Starts the task. It needs the runtime's time driver; without one it ends at once and the source is unavailable.
+    #[must_use]
+    pub fn spawn(handle: &Handle, clock: Clock) -> Self {
+        let lateness = Arc::new(Mutex::new(Lateness::default()));
+        let task = AbortOnDropHandle::new(handle.spawn(watch(clock, lateness.clone())));
+        Self { lateness, task }
+    }
+
+    /// Tasks that the service did not spawn: 1, or 0 once the canary has ended.
+    #[must_use]
+    pub fn tasks(&self) -> usize {
+        usize::from(!self.task.is_finished())
+    }
+
+    /// Adds the worst lateness of the last window.
+    pub fn collect(&self, now: Moment, snapshot: &mut Snapshot) {
+        let worst = self.lateness.lock().worst(now);
+        let outcome = match worst {
+            _ if self.task.is_finished() => {
+                Err(Unavailable::NotHere("the canary ended: does the runtime have a time driver?"))
+            }
+            None => Err(Unavailable::NotHere("the canary has not started yet")),
+            Some(worst) => {
+                snapshot.push(&families::TOKIO_SCHEDULING_DELAY, worst.as_secs_f64());
+                Ok(())
+            }
+        };
+        snapshot.source("tokio_scheduling_delay", outcome);
+    }
+}
+
+async fn watch(clock: Clock, lateness: Arc<Mutex<Lateness>>) {
+    loop {
+        let due = clock.now().monotonic + PERIOD;
+        lateness.lock().due = Some(due);
+        tokio::time::sleep(PERIOD).await;
+        lateness.lock().woke(clock.now().monotonic);
+    }
+}
+
+impl Lateness {
+    fn woke(&mut self, now: Moment) {
+        if let Some(due) = self.due.take() {
+            self.wakes.push_back((now, now.since(due)));
+        }
+        while self.wakes.front().is_some_and(|(at, _)| now.since(*at) > WINDOW) {
+            self.wakes.pop_front();
+        }
+    }
+
+    fn worst(&self, now: Moment) -> Option<Duration> {
+        let overdue = self.due.map(|due| now.since(due));
+        let recent = self.wakes.iter().filter(|(at, _)| now.since(*at) <= WINDOW);
+        recent.map(|(_, late)| *late).chain(overdue).max()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Moment {
+        Moment::after_start(Duration::from_millis(millis))
+    }
+
+    #[test]
+    fn a_wake_that_is_overdue_counts_before_it_happens() {
+        let mut lateness = Lateness { due: Some(at(100)), ..Lateness::default() };
+        assert_eq!(lateness.worst(at(50)), Some(Duration::ZERO));
+        assert_eq!(lateness.worst(at(3_100)), Some(Duration::from_secs(3)));
+        lateness.woke(at(4_100));
+        assert_eq!(lateness.worst(at(4_200)), Some(Duration::from_secs(4)));
+    }
+
+    #[test]
+    fn a_late_wake_is_forgotten_after_the_window() {
+        let mut lateness = Lateness { due: Some(at(100)), ..Lateness::default() };
+        lateness.woke(at(900));
+        lateness.due = Some(at(9_000));
+        assert_eq!(lateness.worst(at(900) + WINDOW), Some(Duration::from_millis(800)));
+        assert_eq!(lateness.worst(at(901) + WINDOW), Some(Duration::ZERO));
+    }
+
+    #[tokio::test]
+    async fn the_canary_speaks_once_it_ran() {
+        let clock = Clock::start();
+        let canary = Canary::spawn(&Handle::current(), clock);
+        let available = |canary: &Canary| {
+            let mut snapshot = Snapshot::default();
+            canary.collect(clock.now().monotonic, &mut snapshot);
+            snapshot.sources()[0].1.is_ok()
+        };
+        assert!(!available(&canary));
+        tokio::task::yield_now().await;
+        assert!(available(&canary));
+    }
+}

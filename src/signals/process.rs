@@ -1,0 +1,164 @@
+//! This process: CPU, memory, descriptors, threads, and how long its threads waited for a core.
+//!
+//! In: procfs and the process's CPU clock. Out: the `process_*` families, as other Prometheus clients name them. Never: a
+//! counter that falls when a thread ends.
+
+use std::collections::HashMap;
+
+use procfs::process::{LimitValue, Process};
+
+use super::catalogue::families;
+use super::snapshot::{Snapshot, Unavailable};
+use super::sys;
+
+/// Reading one file per thread costs about ten microseconds each; past this many the family is left out.
+const MAX_THREADS: i64 = 512;
+
+/// Reads `/proc/self`.
+#[derive(Debug)]
+pub struct ProcessCollector {
+    process: Option<Process>,
+    started_at_seconds: Option<f64>,
+    waits: RunqueueWaits,
+}
+
+impl Default for ProcessCollector {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl ProcessCollector {
+    /// Opens this process's procfs directory.
+    #[must_use]
+    pub fn new() -> Self {
+        let process = Process::myself().ok();
+        let started_at_seconds = process.as_ref().and_then(started_at);
+        Self { process, started_at_seconds, waits: RunqueueWaits::default() }
+    }
+
+    /// Adds the process families.
+    pub fn collect(&mut self, snapshot: &mut Snapshot) {
+        if let Some(cpu) = sys::process_cpu_time() {
+            snapshot.push(&families::PROCESS_CPU, cpu.as_secs_f64());
+        }
+        let Some(process) = &self.process else {
+            snapshot.source("process", Err(Unavailable::NotHere("no /proc/self")));
+            return;
+        };
+        let threads = collect_stat(process, snapshot);
+        if let Some(started_at_seconds) = self.started_at_seconds {
+            snapshot.push(&families::PROCESS_START_TIME, started_at_seconds);
+        }
+        let waits = match &threads {
+            Ok(MAX_THREADS..) => {
+                Err(Unavailable::NotHere("too many threads to read one file of each"))
+            }
+            _ => runqueue_waits(process).map(|waits| self.waits.observe(waits)),
+        };
+        let waits = waits.map(|nanos| {
+            snapshot.push(&families::PROCESS_RUNQUEUE_WAIT, nanos as f64 / 1e9);
+        });
+        snapshot.source("process", threads.map(drop));
+        snapshot.source("process_runqueue", waits);
+    }
+}
+
+/// Adds what `stat`, `limits` and `fd` say; returns the number of threads.
+fn collect_stat(process: &Process, snapshot: &mut Snapshot) -> Result<i64, Unavailable> {
+    let stat = process.stat()?;
+    let resident_bytes = stat.rss.saturating_mul(procfs::page_size());
+    snapshot.push(&families::PROCESS_RESIDENT_MEMORY, resident_bytes as f64);
+    snapshot.push(&families::PROCESS_VIRTUAL_MEMORY, stat.vsize as f64);
+    snapshot.push(&families::PROCESS_THREADS, stat.num_threads as f64);
+    snapshot.push(&families::PROCESS_OPEN_FDS, process.fd_count()? as f64);
+    if let LimitValue::Value(limit) = process.limits()?.max_open_files.soft_limit {
+        snapshot.push(&families::PROCESS_MAX_FDS, limit as f64);
+    }
+    Ok(stat.num_threads)
+}
+
+/// Seconds since the Unix epoch: boot time plus the ticks between boot and the process's start (proc(5)).
+fn started_at(process: &Process) -> Option<f64> {
+    let booted_at = procfs::boot_time_secs().ok()?;
+    let ticks = process.stat().ok()?.starttime;
+    Some(booted_at as f64 + ticks as f64 / procfs::ticks_per_second() as f64)
+}
+
+/// Nanoseconds each thread waited for a core (`/proc/self/task/<tid>/schedstat`, second field).
+fn runqueue_waits(process: &Process) -> Result<Vec<(i32, u64)>, Unavailable> {
+    let mut waits = Vec::new();
+    for task in process.tasks()? {
+        // A thread may end between being listed and being read.
+        if let Ok(task) = task
+            && let Ok(schedstat) = task.schedstat()
+        {
+            waits.push((task.tid, schedstat.run_delay));
+        }
+    }
+    if waits.is_empty() {
+        return Err(Unavailable::NotHere("the kernel keeps no schedstat"));
+    }
+    Ok(waits)
+}
+
+/// A sum over threads that does not fall when one of them ends.
+#[derive(Debug, Default)]
+struct RunqueueWaits {
+    live: HashMap<i32, u64>,
+    ended: u64,
+}
+
+impl RunqueueWaits {
+    /// Takes each living thread's wait and returns the sum over all threads ever seen, in the same unit.
+    fn observe(&mut self, waits: Vec<(i32, u64)>) -> u64 {
+        let mut before = std::mem::take(&mut self.live);
+        for (thread, wait) in waits {
+            if let Some(last) = before.remove(&thread)
+                && wait < last
+            {
+                // The kernel gave an ended thread's number to a new one.
+                self.ended += last;
+            }
+            self.live.insert(thread, wait);
+        }
+        self.ended += before.values().sum::<u64>();
+        self.ended + self.live.values().sum::<u64>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_of_ended_threads_stay_counted() {
+        let mut waits = RunqueueWaits::default();
+        assert_eq!(waits.observe(vec![(1, 10), (2, 100)]), 110);
+        assert_eq!(waits.observe(vec![(1, 15)]), 115);
+        assert_eq!(waits.observe(vec![(1, 15), (3, 5)]), 120);
+        assert_eq!(waits.live.len(), 2);
+    }
+
+    #[test]
+    fn a_thread_number_used_again_starts_a_new_thread() {
+        let mut waits = RunqueueWaits::default();
+        assert_eq!(waits.observe(vec![(7, 100)]), 100);
+        assert_eq!(waits.observe(vec![(7, 3)]), 103);
+    }
+
+    #[test]
+    fn this_process_is_read() {
+        let mut snapshot = Snapshot::default();
+        ProcessCollector::new().collect(&mut snapshot);
+        let value = |name: &str| {
+            let found = snapshot.readings().iter().find(|reading| reading.family.name == name);
+            found.map(|reading| reading.value)
+        };
+        assert!(value("process_cpu_seconds_total").is_some_and(|seconds| seconds > 0.0));
+        assert!(value("process_resident_memory_bytes").is_some_and(|bytes| bytes > 1e6));
+        assert!(value("process_threads").is_some_and(|threads| threads >= 1.0));
+        assert!(value("process_open_fds").is_some_and(|fds| fds >= 3.0));
+        assert!(value("process_start_time_seconds").is_some_and(|at| at > 1.5e9));
+    }
+}

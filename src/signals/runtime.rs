@@ -1,0 +1,92 @@
+//! The service's tokio runtime: its tasks, workers, injection queue, and how busy the workers are.
+//!
+//! In: the stable `RuntimeMetrics` of a handle. Out: the `tokio_*` families except the scheduling delay. Never: anything that
+//! needs the service's runtime to make progress, or `tokio_unstable`.
+
+use tokio::runtime::{Handle, RuntimeMetrics};
+
+use super::catalogue::families;
+use super::saturation::{Saturation, SaturationEstimator, WorkerReading};
+use super::snapshot::{Snapshot, Unavailable};
+use crate::time::{Now, Timestamp};
+use crate::units::Measure;
+
+/// Reads one runtime.
+#[derive(Debug)]
+pub struct RuntimeCollector {
+    metrics: RuntimeMetrics,
+    estimator: SaturationEstimator,
+    last_tick: Now,
+    saturation: Option<(Timestamp, Saturation)>,
+}
+
+impl RuntimeCollector {
+    /// Starts watching the runtime of `handle`.
+    #[must_use]
+    pub fn new(handle: Handle, now: Now) -> Self {
+        let metrics = handle.metrics();
+        let estimator = SaturationEstimator::new(workers(&metrics));
+        Self { metrics, estimator, last_tick: now, saturation: None }
+    }
+
+    /// Samples the workers. The estimate spans the time since the tick before.
+    pub fn tick(&mut self, now: Now) {
+        let elapsed = now.monotonic.since(self.last_tick.monotonic);
+        self.last_tick = now;
+        self.saturation =
+            self.estimator.tick(elapsed, workers(&self.metrics)).map(|seen| (now.wall, seen));
+    }
+
+    /// Reads the gauges now, and adds the last tick's estimate with the time of that tick. `own_tasks` are not the
+    /// service's and are not counted.
+    pub fn collect(&self, own_tasks: usize, snapshot: &mut Snapshot) {
+        let alive_tasks = self.metrics.num_alive_tasks().saturating_sub(own_tasks);
+        snapshot.push(&families::TOKIO_ALIVE_TASKS, alive_tasks as f64);
+        snapshot.push(&families::TOKIO_WORKERS, self.metrics.num_workers() as f64);
+        snapshot
+            .push(&families::TOKIO_GLOBAL_QUEUE_DEPTH, self.metrics.global_queue_depth() as f64);
+        let outcome = match self.saturation {
+            Some((at, seen)) => {
+                snapshot.push_at(&families::TOKIO_SATURATION_RATIO, seen.ratio.get(), at);
+                snapshot.push_at(&families::TOKIO_BLOCKED_WORKERS, seen.blocked_workers as f64, at);
+                Ok(())
+            }
+            None => {
+                Err(Unavailable::NotHere("no worker was watched from one tick to the next yet"))
+            }
+        };
+        snapshot.source("tokio_saturation", outcome);
+    }
+}
+
+fn workers(metrics: &RuntimeMetrics) -> impl Iterator<Item = WorkerReading> {
+    (0..metrics.num_workers()).map(|worker| WorkerReading {
+        busy: metrics.worker_total_busy_duration(worker),
+        park_unpark_count: metrics.worker_park_unpark_count(worker),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::Clock;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn alive_tasks_are_counted_when_asked() {
+        let clock = Clock::start();
+        let collector = RuntimeCollector::new(Handle::current(), clock.now());
+        let tasks = || {
+            let mut snapshot = Snapshot::default();
+            collector.collect(0, &mut snapshot);
+            snapshot
+                .readings()
+                .iter()
+                .find(|reading| reading.family.name == "tokio_alive_tasks")
+                .map(|reading| reading.value)
+        };
+        assert_eq!(tasks(), Some(0.0));
+        let parked = tokio::spawn(std::future::pending::<()>());
+        assert_eq!(tasks(), Some(1.0));
+        parked.abort();
+    }
+}
