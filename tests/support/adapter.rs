@@ -118,7 +118,8 @@ fn run(
     let mut command = Command::new(HEADROOM);
     command
         .args(["adapter", "--bind-address", "127.0.0.1", "--secure-port", &port.to_string()])
-        .args(["--metrics-port", &metrics_port.to_string()])
+        .args(["--metrics-bind-address", &format!("127.0.0.1:{metrics_port}")])
+        .args(["--service-name", &installation.service])
         .arg("--kubeconfig")
         .arg(kubeconfig)
         .env("POD_NAMESPACE", &installation.namespace)
