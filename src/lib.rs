@@ -97,6 +97,9 @@ pub mod policy;
 #[cfg(feature = "agent")]
 pub mod agent;
 
+#[cfg(all(test, feature = "adapter"))]
+mod scripted_kubernetes;
+
 #[cfg(feature = "adapter")]
 pub mod adapter;
 #[cfg(feature = "adapter")]

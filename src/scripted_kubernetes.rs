@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 /// Cheap to clone; every clone is the same server.
 #[derive(Clone, Debug, Default)]
-pub(super) struct ScriptedKubernetes {
+pub(crate) struct ScriptedKubernetes {
     state: Arc<Mutex<State>>,
     slow: bool,
 }
@@ -32,26 +32,24 @@ struct State {
 
 /// A write that was accepted.
 #[derive(Debug)]
-#[allow(dead_code, reason = "each room that includes this file reads a part of it")]
-pub(super) struct Write {
-    pub(super) path: String,
-    pub(super) query: String,
-    pub(super) body: Value,
+pub(crate) struct Write {
+    pub(crate) path: String,
+    pub(crate) query: String,
+    pub(crate) body: Value,
 }
 
-#[allow(dead_code, reason = "each room that includes this file calls a part of it")]
 impl ScriptedKubernetes {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::default()
     }
 
     /// Requests that are sent together take effect together, before any of them is answered.
-    pub(super) fn slow() -> Self {
+    pub(crate) fn slow() -> Self {
         Self { slow: true, ..Self::default() }
     }
 
     /// A client that stands for one replica.
-    pub(super) fn client(&self, replica: &'static str) -> kube::Client {
+    pub(crate) fn client(&self, replica: &'static str) -> kube::Client {
         let server = self.clone();
         let service = tower::service_fn(move |request: http::Request<Body>| {
             let server = server.clone();
@@ -61,44 +59,44 @@ impl ScriptedKubernetes {
     }
 
     /// Requests of this replica fail from now on.
-    pub(super) fn cut(&self, replica: &'static str) {
+    pub(crate) fn cut(&self, replica: &'static str) {
         self.state.lock().cut.insert(replica);
     }
 
     /// Requests of this replica get no answer from now on.
-    pub(super) fn hang(&self, replica: &'static str) {
+    pub(crate) fn hang(&self, replica: &'static str) {
         self.state.lock().hanging.insert(replica);
     }
 
-    pub(super) fn heal(&self, replica: &'static str) {
+    pub(crate) fn heal(&self, replica: &'static str) {
         self.state.lock().cut.remove(replica);
     }
 
     /// Replaces and patches of this object are refused from now on.
-    pub(super) fn refuse_writes(&self, path: &str) {
+    pub(crate) fn refuse_writes(&self, path: &str) {
         self.state.lock().read_only.insert(path.to_owned());
     }
 
     /// Writes an object as an administrator would: over whatever is there.
-    pub(super) fn put(&self, path: &str, object: Value) {
+    pub(crate) fn put(&self, path: &str, object: Value) {
         self.state.lock().store(path, object);
     }
 
-    pub(super) fn get(&self, path: &str) -> Option<Value> {
+    pub(crate) fn get(&self, path: &str) -> Option<Value> {
         self.state.lock().objects.get(path).cloned()
     }
 
-    pub(super) fn remove(&self, path: &str) {
+    pub(crate) fn remove(&self, path: &str) {
         self.state.lock().objects.remove(path);
     }
 
     /// The accepted writes since the last call.
-    pub(super) fn take_writes(&self) -> Vec<Write> {
+    pub(crate) fn take_writes(&self) -> Vec<Write> {
         std::mem::take(&mut self.state.lock().writes)
     }
 
     /// The reasons of refused writes since the last call.
-    pub(super) fn take_refused(&self) -> Vec<&'static str> {
+    pub(crate) fn take_refused(&self) -> Vec<&'static str> {
         std::mem::take(&mut self.state.lock().refused)
     }
 

@@ -6,7 +6,7 @@
 //!
 //! The leader makes the CA and publishes it; every replica signs its own leaf. A CA is replaced after two thirds of its
 //! year: the new one goes into the bundle first, leaves follow once the bundle has been seen, and the old one leaves the
-//! bundle when no leaf of it can be left ([`authority`]). A Secret deleted by hand is made again in the same order. To
+//! bundle when no leaf of it can be left (`authority.rs`). A Secret deleted by hand is made again in the same order. To
 //! distrust a CA at once (a leaked key), stop the adapter, delete the Secret and `caBundle`, and start it again. A Secret
 //! that holds something else is never overwritten.
 
@@ -81,6 +81,8 @@ pub struct ServingCa<I> {
     trusted_before: Option<Vec<u8>>,
     /// What the Secret said to trust when it was last read.
     known: Vec<CaCertificate>,
+    /// When kube-apiserver was last known to reach this replica.
+    registered_at: Option<Timestamp>,
     problem: Option<Problem>,
 }
 
@@ -154,6 +156,7 @@ where
             leaf: None,
             trusted_before: None,
             known: Vec::new(),
+            registered_at: None,
             problem: None,
         }
     }
@@ -328,7 +331,7 @@ where
             None => {}
         }
         let problem = match passed {
-            Ok(registrations) => self.report_registrations(&registrations),
+            Ok(registrations) => self.report_registrations(&registrations, now),
             Err(failure) => {
                 if !matches!(failure, ServingCaError::NoCaYet) {
                     self.metrics.failed();
@@ -336,6 +339,8 @@ where
                 let problem = failure.into_problem();
                 if self.leaf.is_none() {
                     self.certificate.not_ready(problem.text());
+                } else if self.registered_at.is_none() {
+                    self.registered.not_ready(problem.text());
                 }
                 Some(problem)
             }
@@ -351,13 +356,20 @@ where
         self.problem.is_none()
     }
 
-    fn report_registrations(&self, registrations: &[Registration]) -> Option<Problem> {
+    fn report_registrations(
+        &mut self,
+        registrations: &[Registration],
+        now: Timestamp,
+    ) -> Option<Problem> {
         let issuer = self.leaf.as_ref().map_or(&[][..], |leaf| &leaf.issuer_der);
         let problem = registrations.iter().find_map(|registration| registration.problem(issuer));
         match &problem {
-            None => self.registered.ready(),
+            None => {
+                self.registered.ready();
+                self.registered_at = Some(now);
+            }
             // Nothing is known of it: what was true is not taken back.
-            Some(_) if any_unknown(registrations) => {}
+            Some(_) if any_unknown(registrations) && self.registered_at.is_some() => {}
             Some(problem) => self.registered.not_ready(problem.text()),
         }
         problem
@@ -395,10 +407,6 @@ fn new_secret(authority: &Authority) -> Secret {
 fn register_error(registration: &Registration, source: kube::Error) -> ServingCaError {
     ServingCaError::Register { name: registration.name.clone(), source }
 }
-
-#[cfg(test)]
-#[path = "../scripted_kubernetes.rs"]
-mod scripted_kubernetes;
 
 #[cfg(test)]
 mod tests;

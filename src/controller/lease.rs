@@ -343,21 +343,13 @@ fn micro_time_now() -> Option<MicroTime> {
 }
 
 #[cfg(test)]
-#[allow(
-    clippy::duplicate_mod,
-    reason = "the tests of two rooms that do not know each other use it"
-)]
-#[path = "../scripted_kubernetes.rs"]
-mod scripted_kubernetes;
-
-#[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
     use parking_lot::Mutex;
     use serde_json::json;
 
-    use super::scripted_kubernetes::ScriptedKubernetes;
+    use crate::scripted_kubernetes::ScriptedKubernetes;
     use super::*;
 
     const PATH: &str =

@@ -11,7 +11,7 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 /// Rooms from the bottom up. Rooms of one layer never import one another.
 const LAYERS: &[&[&str]] = &[
     &["units", "quantity", "time"],
-    &["sample", "config", "telemetry", "probes", "resilience"],
+    &["sample", "config", "telemetry", "probes", "resilience", "scripted_kubernetes"],
     &["signals"],
     &["store", "pprof"],
     &["policy"],

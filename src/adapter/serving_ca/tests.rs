@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::authority::{CA_LIFETIME, LEAF_LIFETIME};
 use super::registration::FIELD_MANAGER;
-use super::scripted_kubernetes::ScriptedKubernetes;
+use crate::scripted_kubernetes::ScriptedKubernetes;
 use super::*;
 use crate::time::Clock;
 
@@ -448,6 +448,12 @@ async fn one_api_service_that_cannot_be_written_does_not_keep_another_from_it() 
     leader.ca.options.api_services.insert(0, first.to_owned());
     assert!(!leader.step(START).await);
     assert_trusted(&kubernetes, &leader, START);
+    let unready = leader.unready();
+    assert!(
+        unready
+            .contains("cannot write APIService v1beta1.custom.metrics.k8s.io: scripted: Forbidden"),
+        "{unready}"
+    );
 }
 
 #[tokio::test]
