@@ -217,7 +217,7 @@ fn base(plane: &ControlPlane) -> Result<Vec<Value>> {
     let mut objects = Vec::new();
     for object in serde_json::Deserializer::from_str(&json).into_iter::<Value>() {
         let mut object = object?;
-        match object["items"].as_array_mut() {
+        match object.get_mut("items").and_then(Value::as_array_mut) {
             Some(items) => objects.append(items),
             None => objects.push(object),
         }
