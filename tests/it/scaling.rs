@@ -42,6 +42,7 @@ fn cases(idle_heap_bytes: f64) -> [Case; 6] {
     let heap_threshold = idle_heap_bytes + 100.0 * MEBIBYTE;
     let whole = |bytes: f64| format!("{bytes:.0}");
     let work = |per_second| Load::Requests { path: "/work?milliseconds=100", per_second };
+    let cpu = |per_second| Load::Requests { path: "/cpu?milliseconds=5", per_second };
     [
         Case::new(
             "scales-tasks",
@@ -80,10 +81,11 @@ fn cases(idle_heap_bytes: f64) -> [Case; 6] {
         },
         Case {
             limits: json!({"cpu": "50m"}),
+            quiet: Some((cpu(4.0), seconds(60))),
             ..Case::new(
                 "scales-cpu",
                 json!({"name": "cpu", "cpu": {"threshold": "40m"}}),
-                Load::Requests { path: "/cpu?milliseconds=5", per_second: 45.0 },
+                cpu(45.0),
                 6,
             )
         },

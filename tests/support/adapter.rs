@@ -118,7 +118,8 @@ fn run(
     let mut command = Command::new(HEADROOM);
     command
         .args(["adapter", "--bind-address", "127.0.0.1", "--secure-port", &port.to_string()])
-        .args(["--metrics-port", &metrics_port.to_string()])
+        .args(["--metrics-bind-address", &format!("127.0.0.1:{metrics_port}")])
+        .args(["--service-name", &installation.service])
         .arg("--kubeconfig")
         .arg(kubeconfig)
         .env("POD_NAMESPACE", &installation.namespace)
@@ -216,7 +217,7 @@ fn base(plane: &ControlPlane) -> Result<Vec<Value>> {
     let mut objects = Vec::new();
     for object in serde_json::Deserializer::from_str(&json).into_iter::<Value>() {
         let mut object = object?;
-        match object["items"].as_array_mut() {
+        match object.get_mut("items").and_then(Value::as_array_mut) {
             Some(items) => objects.append(items),
             None => objects.push(object),
         }

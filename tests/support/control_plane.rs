@@ -1,7 +1,7 @@
 //! A real control plane on loopback: etcd, kube-apiserver, kube-controller-manager.
 //!
 //! In: options. Out: a running API with RBAC, aggregation and the real HPA controller, and clients for
-//! it. Never: a process or a file that outlives the test process.
+//! it. Never: a process that outlives the test process.
 
 use std::fs;
 use std::net::TcpListener;
@@ -27,7 +27,7 @@ use super::programs;
 pub(crate) struct ControlPlaneOptions {
     /// `--horizontal-pod-autoscaler-sync-period`, whole seconds. Kubernetes' own default is 15 s.
     pub(crate) hpa_sync_period: Duration,
-    /// Where data and logs go; it must not exist. Removed at the end unless a test fails.
+    /// Where data and logs go. Logs stay until the next run.
     pub(crate) dir: PathBuf,
 }
 
@@ -183,15 +183,11 @@ impl ControlPlane {
 
 impl Drop for ControlPlane {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("logs of the control plane: {}", self.dir.join("logs").display());
-        } else {
-            self.controller_manager.kill();
-            self.apiserver.kill();
-            self.etcd.kill();
-            // What stays is removed by the next run.
-            let _left = fs::remove_dir_all(&self.dir);
-        }
+        self.controller_manager.kill();
+        self.apiserver.kill();
+        self.etcd.kill();
+        // The logs stay for whoever asks why a test failed; the next run removes them.
+        let _left = fs::remove_dir_all(self.dir.join("etcd"));
     }
 }
 

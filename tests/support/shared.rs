@@ -37,6 +37,8 @@ impl Cluster {
     /// # Errors
     /// One of them does not come up.
     pub(crate) async fn start(options: ControlPlaneOptions) -> Result<Self> {
+        // Shown by the test harness if the test fails.
+        eprintln!("logs are below {}", options.dir.display());
         let plane = ControlPlane::start(options).await?;
         let dir = plane.dir().join("node");
         let options = KubeletOptions { node: "local".to_owned(), dir };
