@@ -25,10 +25,14 @@ mod support {
 mod access;
 #[path = "it/admission.rs"]
 mod admission;
+#[path = "it/dependencies.rs"]
+mod dependencies;
 #[path = "it/failures.rs"]
 mod failures;
 #[path = "it/ground.rs"]
 mod ground;
+#[path = "it/layers.rs"]
+mod layers;
 #[path = "it/profiles.rs"]
 mod profiles;
 #[path = "it/reading.rs"]

@@ -112,7 +112,7 @@ impl Observer {
     async fn gauges(&self) -> anyhow::Result<BTreeMap<&'static str, f64>> {
         let response = self.http.get(&self.metrics).send().await.map_err(|error| anyhow!(short(&error)))?;
         let body = response.bytes().await.context("/metrics broke off")?;
-        let wanted = GAUGES.iter().collect::<Wanted>();
+        let wanted = GAUGES.iter().map(|name| crate::sample::MetricName::new(name)).collect::<Wanted>();
         let parsed = parse(&body, &wanted, &Limits::default(), wall_now())?;
         let find = |name: &&'static str| {
             parsed.samples.iter().find(|s| s.series.name.as_str() == *name).map(|s| (*name, s.value))
