@@ -11,6 +11,8 @@ mod shutdown;
 /// # Errors
 /// Whatever the subcommand could not do, with its causes.
 pub fn run(cli: Cli) -> anyhow::Result<()> {
+    // Every TLS client and server of the program uses ring; an error only says that it is installed already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     match cli.command {
         Command::Demo(args) => demo::run(args),
         Command::Adapter(args) => adapter::run(args),
