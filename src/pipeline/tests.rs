@@ -410,7 +410,7 @@ async fn scraped_pods_become_a_demand_and_the_one_that_hangs_is_named() {
     tokio::spawn(async move { axum::serve(answers, service).await });
 
     let mut policy = Policy::clone(&policy("checkout", 60 * SECOND));
-    policy.endpoint.interval = SECOND / 5;
+    policy.endpoint.interval = SECOND;
     let workload = Workload { spec_replicas: 2, status_replicas: 2, pods: pods.to_vec() };
     let active = Assignment::Active { policy: Arc::new(policy), workload: Arc::new(workload) };
     let (_roster, roster) = watch::channel(Arc::new(vec![active]));
@@ -448,7 +448,7 @@ async fn scraped_pods_become_a_demand_and_the_one_that_hangs_is_named() {
     let decision = timeout(PATIENCE, both_known).await.expect("both pods are decided about");
     assert_eq!(decision.demand, Ok(2.5));
     assert_eq!(&*decision.left_out[0].name, "hangs");
-    let reason = LeftOutReason::Failed(CollectFailure::Timeout(SECOND / 5));
+    let reason = LeftOutReason::Failed(CollectFailure::Timeout(SECOND));
     assert_eq!(decision.left_out[0].reason, reason);
 }
 
