@@ -26,6 +26,7 @@ use prometheus::Registry;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
+use crate::pprof;
 use crate::probes::Progress;
 use crate::signals::Collectors;
 use crate::time::Clock;
@@ -45,7 +46,7 @@ pub use http_layer::{HttpLayer, HttpService, ObservedResponse};
 pub use jemalloc::MALLOC_CONF;
 
 use collector::SignalCollector;
-use server::{Identity, ServerMetrics};
+use server::ServerMetrics;
 
 /// The port of the agent unless the service names another.
 pub const DEFAULT_PORT: u16 = 9469;
@@ -132,10 +133,11 @@ impl AgentBuilder {
             collectors,
             clock,
             progress: progress.clone(),
-            service: Identity { name: self.service, version: self.version },
+            service: pprof::Service { name: self.service, version: self.version },
             stop: stop.clone(),
         };
         let thread = spawn(part)?;
+        tracing::info!(address = %local_addr, "the agent serves");
         Ok(Agent { local_addr, registry, progress, http_layer, stop, thread: Some(thread) })
     }
 }
@@ -186,7 +188,7 @@ impl Agent {
         &self.registry
     }
 
-    /// Where the service adds conditions of its readiness and loops of its liveness.
+    /// Where the service adds conditions of its readiness and loops of its liveness; the agent's probes answer from it.
     #[must_use]
     pub const fn progress(&self) -> &Progress {
         &self.progress

@@ -45,7 +45,7 @@ use index::{Change, Index, Ruling, SeenPolicy, TargetKey};
 use pods::{PodView, SeenPod};
 use scaling_policy::ScalingPolicy;
 use targets::Targets;
-use watches::{WatchMetrics, forward, map_event, watch_config};
+use watches::{Watch, WatchMetrics, forward, map_event, watch_config};
 use writer::{Memory, WriteMetrics, Writer};
 use writes::Writes;
 
@@ -159,13 +159,13 @@ async fn watch_policies(
     let api: Api<DeserializeGuard<ScalingPolicy>> = Api::all(client);
     let into =
         |event| Change::Policy(map_event(event, |object| Box::new(SeenPolicy::from(object))));
-    forward(api, watch_config(), "policies", metrics, changes, into).await;
+    forward(Watch::new(api, watch_config(), "policies", metrics), changes, into).await;
 }
 
 async fn watch_pods(client: kube::Client, metrics: WatchMetrics, changes: mpsc::Sender<Change>) {
     let api: Api<PodView> = Api::all(client);
     let into = |event| Change::Pod(map_event(event, SeenPod::from));
-    forward(api, watch_config(), "pods", metrics, changes, into).await;
+    forward(Watch::new(api, watch_config(), "pods", metrics), changes, into).await;
 }
 
 /// Of all HPAs, those with our label.
@@ -177,7 +177,7 @@ async fn watch_autoscalers(
     let api: Api<HorizontalPodAutoscaler> = Api::all(client);
     let config = watch_config().labels(&format!("{MANAGED_BY}={MANAGER}"));
     let into = |event| map_event(event, SeenHpa::from);
-    forward(api, config, "autoscalers", metrics, changes, into).await;
+    forward(Watch::new(api, config, "autoscalers", metrics), changes, into).await;
 }
 
 /// The one owner of the [`Index`].

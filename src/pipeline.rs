@@ -164,6 +164,7 @@ impl<S: Source> Pipeline<S> {
         self.seats = seats;
         self.dirty.retain(|id| self.seats.contains(id));
         self.store.retain(|pod| self.seats.knows(pod));
+        self.store.set_history(self.seats.history());
         self.source.set_targets(self.seats.targets());
         self.metrics.count_policies(self.seats.len(), known.len() - self.seats.len());
     }

@@ -28,7 +28,7 @@ pub struct Target {
     pub path: Arc<str>,
     /// The time from one attempt to the next.
     pub interval: Duration,
-    /// The families to keep of an answer.
+    /// What to keep of an answer.
     pub wanted: Arc<Wanted>,
 }
 

@@ -29,6 +29,8 @@ mod admission;
 mod failures;
 #[path = "it/ground.rs"]
 mod ground;
+#[path = "it/profiles.rs"]
+mod profiles;
 #[path = "it/reading.rs"]
 mod reading;
 #[path = "it/sandbox.rs"]

@@ -96,6 +96,10 @@ pub enum AuthenticationError {
     /// The API server did not answer.
     #[error("cannot review a token")]
     Review(#[source] Box<kube::Error>),
+    /// Too many tokens are being reviewed. Anyone can send a token: those that wait must not take the place of requests
+    /// that need no review.
+    #[error("more than {REVIEWS_AT_ONCE} tokens are under review")]
+    Busy,
 }
 
 /// The ways to tell who is asking. One is real, the other is for a demo without a cluster.
@@ -246,7 +250,7 @@ impl TokenReviews {
         if let Some(known) = self.known.get(&key, Instant::now()) {
             return Ok(known);
         }
-        let _permit = self.permits.acquire().await.expect("the semaphore is never closed");
+        let _permit = self.permits.try_acquire().map_err(|_| AuthenticationError::Busy)?;
         let review = TokenReview {
             spec: TokenReviewSpec { token: token.to_owned(), audiences: None },
             ..TokenReview::default()

@@ -373,3 +373,54 @@ fn unserved(namespace: &str, metric: &str, mut failures: Vec<Failure>) -> ApiSta
         .collect();
     ApiStatus::unavailable(message).about(Details { causes, ..details(metric) })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::Learned;
+    use crate::time::Moment;
+
+    /// The decision stands for 20 s; `check(age, expected message)`.
+    fn check(age: Duration, expected: Option<&str>) {
+        let decided = Moment::after_start(Duration::from_secs(100));
+        let decision = Decision {
+            policy: PolicyId { namespace: "shop".into(), name: "checkout".into() },
+            generation: 1,
+            decided,
+            stale_after: Duration::from_secs(20),
+            sampled_at: Timestamp::from_millis(1_790_000_000_999),
+            window: Duration::from_secs(30),
+            demand: Ok(1.0),
+            driver: None,
+            signals: Vec::new(),
+            coverage: Coverage::default(),
+            totals: Vec::new(),
+            quantiles: Vec::new(),
+            pods: Vec::new(),
+            left_out: Vec::new(),
+            findings: Vec::new(),
+            learned: Learned::default(),
+        };
+        let now = Now { monotonic: decided + age, wall: Timestamp::default() };
+        let message = fresh(&decision, now).err().map(|why| why.message);
+        assert_eq!(message.as_deref(), expected, "{age:?}");
+    }
+
+    #[test]
+    fn case_39_a_decision_stands_for_stale_after_and_not_a_moment_longer() {
+        check(Duration::ZERO, None);
+        check(Duration::from_secs(20), None);
+        check(
+            Duration::from_millis(20_001),
+            Some(
+                "stale: last decided 20 s ago, staleAfter is 20 s; last sample at 2026-09-21T14:13:20Z",
+            ),
+        );
+        check(
+            Duration::from_secs(47),
+            Some(
+                "stale: last decided 47 s ago, staleAfter is 20 s; last sample at 2026-09-21T14:13:20Z",
+            ),
+        );
+    }
+}

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,7 +15,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::Request;
@@ -30,6 +31,7 @@ use tower::ServiceExt as _;
 
 use super::collector::options;
 use super::exposition::Format;
+use crate::pprof;
 use crate::probes::Progress;
 use crate::signals::catalogue::families;
 
@@ -46,31 +48,26 @@ const WRITE_PATIENCE: Duration = Duration::from_secs(10);
 /// For answers that are being written when the agent stops.
 const DRAIN: Duration = Duration::from_millis(500);
 
-/// Who the profiles are of.
-#[derive(Clone, Debug)]
-pub(super) struct Identity {
-    pub(super) name: String,
-    pub(super) version: String,
-}
-
 /// All routes of the agent.
-pub(super) fn routes(registry: Registry, progress: &Progress, service: &Identity) -> Router {
-    tracing::debug!(name = service.name, version = service.version, "agent serves");
-    let profiled =
-        crate::pprof::Service { name: service.name.clone(), version: service.version.clone() };
+pub(super) fn routes(registry: Registry, progress: &Progress, service: &pprof::Service) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
         .with_state(registry)
         .merge(progress.routes())
-        .merge(crate::pprof::routes(&profiled))
+        .merge(pprof::routes(service))
 }
 
 async fn metrics(State(registry): State<Registry>, headers: HeaderMap) -> Response {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     let format = Format::negotiate(accept);
-    let body = format.encode(&registry.gather());
-    ([(header::CONTENT_TYPE, format.content_type()), (header::VARY, "accept")], body)
-        .into_response()
+    // Collectors that the service registered are foreign code, and run here.
+    let gathered = catch_unwind(AssertUnwindSafe(|| registry.gather()));
+    let Ok(families) = gathered else {
+        tracing::error!("a collector panicked");
+        return (StatusCode::INTERNAL_SERVER_ERROR, "a collector panicked").into_response();
+    };
+    let headers = [(header::CONTENT_TYPE, format.content_type()), (header::VARY, "accept")];
+    (headers, format.encode(&families)).into_response()
 }
 
 /// Counts what the server did to its clients.

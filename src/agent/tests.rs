@@ -1,6 +1,6 @@
 //! A running agent, seen from outside.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::mpsc;
@@ -222,6 +222,36 @@ async fn an_agent_that_is_shut_down_ends_its_thread_and_frees_its_address() {
     let taken = Agent::builder().bind(address).start().map(|agent| agent.local_addr());
     assert!(matches!(taken, Err(AgentError::Bind { .. })), "{taken:?}");
     drop(again);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn profiles_are_served_beside_the_metrics() {
+    let agent = start();
+    let (status, head, index) = ask(agent.local_addr(), "/debug/pprof/", "*/*");
+    assert_eq!(status, 200);
+    assert!(head.contains("text/html") && index.contains("profile"), "{head}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_collector_of_the_service_that_panics_costs_one_answer() {
+    #[derive(Debug)]
+    struct Broken(prometheus::core::Desc);
+    impl prometheus::core::Collector for Broken {
+        fn desc(&self) -> Vec<&prometheus::core::Desc> {
+            vec![&self.0]
+        }
+        fn collect(&self) -> Vec<prometheus::proto::MetricFamily> {
+            panic!("a bug in the service")
+        }
+    }
+    let agent = start();
+    let description =
+        prometheus::core::Desc::new("broken".into(), "Broken".into(), Vec::new(), HashMap::new());
+    let broken = Broken(description.expect("a valid name"));
+    agent.registry().register(Box::new(broken)).expect("a new name");
+    let (status, _, reason) = ask(agent.local_addr(), "/metrics", "*/*");
+    assert_eq!((status, reason.as_str()), (500, "a collector panicked"));
+    assert_eq!(ask(agent.local_addr(), "/livez", "*/*").0, 200);
 }
 
 #[test]

@@ -14,7 +14,8 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::server::{self, Identity, ServerMetrics};
+use super::server::{self, ServerMetrics};
+use crate::pprof;
 use crate::probes::{Beat, Progress};
 use crate::signals::Collectors;
 use crate::time::Clock;
@@ -34,7 +35,7 @@ pub(super) struct AgentThread {
     pub(super) collectors: Arc<Mutex<Collectors>>,
     pub(super) clock: Clock,
     pub(super) progress: Progress,
-    pub(super) service: Identity,
+    pub(super) service: pprof::Service,
     pub(super) stop: CancellationToken,
 }
 

@@ -5,22 +5,20 @@
 //! same one that the HPA reads. Never: a read by timer, except where a watch is refused or failing.
 
 use std::collections::{BTreeSet, HashMap};
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::autoscaling::v1::Scale;
 use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, PartialObjectMeta};
-use kube::runtime::{WatchStreamExt, watcher, watcher::Event};
+use kube::runtime::watcher::Event;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::index::{Change, ScaleReading, TargetKey};
-use super::watches::{WatchMetrics, watch_config};
+use super::watches::{Told, Watch, WatchMetrics, watch_config};
 use crate::sample::Selector;
 
 /// Reads of scales in flight at once.
@@ -211,26 +209,21 @@ async fn follow_kind(
                 *state = KindState::Resolved { resource: resource.clone(), watched };
             }
             !same
-        })
+        });
     };
     // The reads that this starts are the only ones before the watch stands.
     set_watched(false);
     let api: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(client, &resource);
-    let mut events = pin!(watcher(api, watch_config()).default_backoff());
-    while let Some(event) = events.next().await {
-        match event {
-            Ok(event) => {
-                metrics.connected("targets");
+    let mut watch = Watch::new(api, watch_config(), "targets", metrics);
+    while let Some(told) = watch.next().await {
+        match told {
+            Told::Failing => set_watched(false),
+            Told::Recovered => set_watched(true),
+            Told::Event(event) => {
                 notify(&kind, &event, &followers);
-                if matches!(event, Event::InitDone | Event::Apply(_) | Event::Delete(_)) {
+                if matches!(event, Event::InitDone) {
                     set_watched(true);
                 }
-            }
-            Err(error) => {
-                if set_watched(false) {
-                    warn!(kind = &*kind.kind, %error, "the watch of a target's kind failed");
-                }
-                metrics.failed("targets");
             }
         }
     }

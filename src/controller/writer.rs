@@ -86,6 +86,7 @@ type HpasByName = HashMap<(String, String), SeenHpa>;
 /// What was written of one policy, and what stands in the way.
 struct PolicyMemory {
     uid: String,
+    generation: i64,
     written: ScalingPolicyStatus,
     written_at: Option<Moment>,
     status_pause: Pause,
@@ -195,6 +196,7 @@ impl Memory {
             let policy = &ruling.policy;
             let memory = self.policies.entry(policy.id.clone()).or_insert_with(|| PolicyMemory {
                 uid: policy.uid.clone(),
+                generation: policy.generation,
                 written: policy.status.clone(),
                 written_at: None,
                 status_pause: Pause::default(),
@@ -202,6 +204,12 @@ impl Memory {
                 finding: None,
                 hpa_pause: Pause::default(),
             });
+            if memory.generation != policy.generation {
+                // What failed with the spec as it was may succeed now.
+                memory.generation = policy.generation;
+                memory.hpa_pause = Pause::default();
+                memory.status_pause = Pause::default();
+            }
             if self.hpas_listed {
                 let name = (policy.id.namespace.to_string(), policy.id.name.to_string());
                 let known = self.hpas.get(&name).cloned().map_or(Known::Unlabelled, Known::Present);
@@ -321,5 +329,141 @@ fn tell(id: &PolicyId, what: &'static str, error: &WriteError) {
         debug!(namespace, name, error = error as &dyn std::error::Error, "{what}");
     } else {
         warn!(namespace, name, error = error as &dyn std::error::Error, "{what}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::DeserializeGuard;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::controller::hpa::conflict_with;
+    use crate::controller::index::{SeenPolicy, reason};
+    use crate::controller::scaling_policy::ScalingPolicy;
+    use crate::policy::Assignment;
+
+    /// A policy without a target, which is something to say at once.
+    fn ruling(change: impl FnOnce(&mut Value)) -> Ruling {
+        let mut object = json!({
+            "apiVersion": "headroom.dev/v1alpha1",
+            "kind": "ScalingPolicy",
+            "metadata": {"name": "checkout", "namespace": "shop", "uid": "policy-uid", "generation": 1},
+            "spec": {
+                "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "checkout"},
+                "endpoint": {"port": "metrics"},
+                "signals": [{"name": "tasks", "tasks": {"threshold": 5000}}],
+            },
+        });
+        change(&mut object);
+        let guarded: DeserializeGuard<ScalingPolicy> =
+            serde_json::from_value(object).expect("it has metadata");
+        let policy = Arc::new(SeenPolicy::from(guarded));
+        let assignment = Assignment::Refused {
+            id: policy.id.clone(),
+            reason: reason::TARGET_NOT_FOUND,
+            message: "there is no Deployment checkout".to_owned(),
+        };
+        Ruling { policy, assignment }
+    }
+
+    fn with_autoscaler(object: &mut Value) {
+        object["spec"]["autoscaler"] = json!({"maxReplicas": 5});
+    }
+
+    fn at(seconds: u64) -> Now {
+        Now::default() + Duration::from_secs(seconds)
+    }
+
+    fn metrics() -> WriteMetrics {
+        WriteMetrics::register(&Registry::new()).expect("an empty registry takes all")
+    }
+
+    fn plan(memory: &mut Memory, ruling: &Ruling, seconds: u64) -> Vec<&'static str> {
+        let jobs = memory.plan(std::slice::from_ref(ruling), &Board::default(), at(seconds));
+        let name = |job: &Job| match job {
+            Job::Status { ready_flipped: true, .. } => "status, flipped",
+            Job::Status { ready_flipped: false, .. } => "status",
+            Job::Hpa { .. } => "hpa",
+        };
+        jobs.iter().map(name).collect()
+    }
+
+    fn record_status(memory: &mut Memory, ruling: &Ruling, seconds: u64, ok: bool) {
+        let jobs = memory.plan(std::slice::from_ref(ruling), &Board::default(), at(seconds));
+        for job in jobs {
+            if let Job::Status { id, status, .. } = job {
+                let result = if ok { Ok(()) } else { Err(WriteError::Deadline) };
+                memory.record(Outcome::Status { id, status, result }, at(seconds), &metrics());
+            }
+        }
+    }
+
+    #[test]
+    fn a_status_is_written_once() {
+        let (mut memory, ruling) = (Memory::default(), ruling(|_| {}));
+        assert_eq!(plan(&mut memory, &ruling, 0), ["status, flipped"]);
+        record_status(&mut memory, &ruling, 0, true);
+        assert_eq!(plan(&mut memory, &ruling, 3600), [""; 0]);
+    }
+
+    #[test]
+    fn a_new_leader_does_not_write_what_its_predecessor_wrote() {
+        let mut memory = Memory::default();
+        let first = ruling(|_| {});
+        record_status(&mut memory, &first, 0, true);
+        let written = memory.policies.values().next().expect("one policy").written.clone();
+        let mut seen = ruling(|_| {});
+        let mut policy = SeenPolicy::clone(&seen.policy);
+        policy.status = written;
+        seen.policy = Arc::new(policy);
+        assert_eq!(plan(&mut Memory::default(), &seen, 0), [""; 0]);
+    }
+
+    #[test]
+    fn a_failing_status_is_tried_with_growing_pauses() {
+        let (mut memory, ruling) = (Memory::default(), ruling(|_| {}));
+        record_status(&mut memory, &ruling, 0, false);
+        assert_eq!(plan(&mut memory, &ruling, 0), [""; 0]);
+        assert_eq!(plan(&mut memory, &ruling, 1), ["status, flipped"]);
+        record_status(&mut memory, &ruling, 1, false);
+        assert_eq!(plan(&mut memory, &ruling, 2), [""; 0]);
+        assert_eq!(plan(&mut memory, &ruling, 3), ["status, flipped"]);
+    }
+
+    #[test]
+    fn no_hpa_is_planned_before_ours_are_listed() {
+        let (mut memory, ruling) = (Memory::default(), ruling(with_autoscaler));
+        assert_eq!(plan(&mut memory, &ruling, 0), ["status, flipped"]);
+        memory.apply_hpa(Event::InitDone);
+        assert_eq!(plan(&mut memory, &ruling, 0), ["hpa", "status, flipped"]);
+    }
+
+    #[test]
+    fn an_hpa_of_someone_else_becomes_a_finding_and_is_looked_at_again_later() {
+        let (mut memory, first) = (Memory::default(), ruling(with_autoscaler));
+        memory.apply_hpa(Event::InitDone);
+        record_status(&mut memory, &first, 0, true);
+        let id = first.policy.id.clone();
+        let found = Outcome::Hpa { id, result: Ok(HpaOutcome::Found(conflict_with("checkout"))) };
+        memory.record(found, at(0), &metrics());
+        assert_eq!(plan(&mut memory, &first, 1), ["status"], "the condition is new");
+        record_status(&mut memory, &first, 1, true);
+        assert_eq!(plan(&mut memory, &first, 29), [""; 0]);
+        assert_eq!(plan(&mut memory, &first, 30), ["hpa"]);
+        let edited = ruling(|object| {
+            with_autoscaler(object);
+            object["metadata"]["generation"] = json!(2);
+        });
+        assert_eq!(plan(&mut memory, &edited, 2)[0], "hpa", "a new spec is tried at once");
+    }
+
+    #[test]
+    fn a_policy_created_anew_starts_anew() {
+        let mut memory = Memory::default();
+        let first = ruling(|_| {});
+        record_status(&mut memory, &first, 0, true);
+        let recreated = ruling(|object| object["metadata"]["uid"] = json!("other-uid"));
+        assert_eq!(plan(&mut memory, &recreated, 1), ["status, flipped"]);
     }
 }

@@ -216,3 +216,173 @@ async fn apply(
         Err(error) => Err(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use http::{Method, Request, Response};
+    use http_body_util::BodyExt;
+    use kube::client::Body;
+    use kube::core::DeserializeGuard;
+    use parking_lot::Mutex;
+    use serde_json::Value;
+
+    use super::*;
+    use crate::controller::index::{SeenPolicy, reason};
+    use crate::policy::Assignment;
+
+    /// What an API server was asked: method, path with query, body.
+    type Asked = Arc<Mutex<Vec<(Method, String, Value)>>>;
+
+    /// An API server that gives prepared answers in their order, and remembers what it was asked.
+    fn scripted(answers: Vec<(u16, Value)>) -> (Writes, Asked) {
+        let asked = Asked::default();
+        let answers = Arc::new(Mutex::new(answers.into_iter()));
+        let remember = asked.clone();
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let (remember, answers) = (remember.clone(), answers.clone());
+            async move {
+                let (parts, body) = request.into_parts();
+                let bytes = body.collect().await?.to_bytes();
+                let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+                remember.lock().push((parts.method, parts.uri.to_string(), body));
+                let (code, answer) =
+                    answers.lock().next().expect("no more is asked than there are answers");
+                let response = Response::builder()
+                    .status(code)
+                    .body(Body::from(answer.to_string().into_bytes()));
+                Ok::<_, tower::BoxError>(response.expect("code and body are valid"))
+            }
+        });
+        (Writes::new(kube::Client::new(service, "default")), asked)
+    }
+
+    fn ruling() -> Ruling {
+        let object = json!({
+            "apiVersion": "headroom.dev/v1alpha1",
+            "kind": "ScalingPolicy",
+            "metadata": {"name": "checkout", "namespace": "shop", "uid": "policy-uid", "generation": 1},
+            "spec": {
+                "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "checkout"},
+                "endpoint": {"port": "metrics"},
+                "signals": [{"name": "tasks", "tasks": {"threshold": 5000}}],
+                "autoscaler": {"maxReplicas": 5},
+            },
+        });
+        let guarded: DeserializeGuard<ScalingPolicy> =
+            serde_json::from_value(object).expect("it has metadata");
+        let policy = Arc::new(SeenPolicy::from(guarded));
+        let assignment = Assignment::Refused {
+            id: policy.id.clone(),
+            reason: reason::TARGET_PENDING,
+            message: String::new(),
+        };
+        Ruling { policy, assignment }
+    }
+
+    fn failure(code: u16, message: &str) -> (u16, Value) {
+        let reason = if code == 404 { "NotFound" } else { "Other" };
+        let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code,
+            "reason": reason, "message": message});
+        (code, status)
+    }
+
+    /// An HPA of the policy's name, as the API server would give it.
+    fn stored(controller: Option<&str>) -> (u16, Value) {
+        let owner = controller.map(|uid| {
+            json!([{"apiVersion": "headroom.dev/v1alpha1", "kind": "ScalingPolicy", "name": "checkout",
+                "uid": uid, "controller": true}])
+        });
+        let hpa = json!({
+            "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler",
+            "metadata": {"name": "checkout", "namespace": "shop", "uid": "hpa-uid", "ownerReferences": owner},
+            "spec": {"scaleTargetRef": {"kind": "Deployment", "name": "checkout"}, "maxReplicas": 5},
+        });
+        (200, hpa)
+    }
+
+    async fn check(answers: Vec<(u16, Value)>, expected: &str, expected_requests: &[&str]) {
+        let (writes, asked) = scripted(answers);
+        let job = Job::Hpa { ruling: ruling(), known: Known::Unlabelled, applied: None };
+        let shown = match writes.run(job).await {
+            Outcome::Hpa { result: Ok(HpaOutcome::Applied(..)), .. } => "applied",
+            Outcome::Hpa { result: Ok(HpaOutcome::Deleted { .. }), .. } => "deleted",
+            Outcome::Hpa { result: Ok(HpaOutcome::Found(finding)), .. } => finding.reason,
+            Outcome::Hpa { result: Ok(HpaOutcome::Settled), .. } => "settled",
+            Outcome::Hpa { result: Err(_), .. } => "failed",
+            Outcome::Status { .. } => "a status",
+        };
+        assert_eq!(shown, expected);
+        let requests: Vec<_> = asked
+            .lock()
+            .iter()
+            .map(|(method, uri, _)| {
+                format!("{method} {}", uri.rsplit('/').next().unwrap_or_default())
+            })
+            .collect();
+        assert_eq!(requests, expected_requests);
+    }
+
+    #[tokio::test]
+    async fn an_hpa_that_is_not_there_is_created_without_force() {
+        let answers = vec![failure(404, "not found"), stored(Some("policy-uid"))];
+        check(answers, "applied", &["GET checkout", "PATCH checkout?&fieldManager=headroom"]).await;
+    }
+
+    #[tokio::test]
+    async fn who_was_quicker_with_the_name_keeps_it() {
+        let answers = vec![failure(404, "not found"), failure(409, "conflict with kubectl")];
+        check(answers, "HPAConflict", &["GET checkout", "PATCH checkout?&fieldManager=headroom"])
+            .await;
+    }
+
+    #[tokio::test]
+    async fn an_hpa_of_someone_else_is_only_looked_at() {
+        check(vec![stored(None)], "HPAConflict", &["GET checkout"]).await;
+    }
+
+    #[tokio::test]
+    async fn an_hpa_of_ours_that_lost_its_label_is_restored() {
+        let answers = vec![stored(Some("policy-uid")), stored(Some("policy-uid"))];
+        let patch = "PATCH checkout?&force=true&fieldManager=headroom";
+        check(answers, "applied", &["GET checkout", patch]).await;
+    }
+
+    #[tokio::test]
+    async fn an_hpa_of_an_earlier_policy_is_deleted() {
+        let answers = vec![
+            stored(Some("earlier-uid")),
+            (200, json!({"kind": "Status", "status": "Success"})),
+        ];
+        check(answers, "deleted", &["GET checkout", "DELETE checkout?"]).await;
+    }
+
+    #[tokio::test]
+    async fn an_hpa_that_the_api_server_refuses_is_a_finding() {
+        let answers = vec![failure(404, "not found"), failure(422, "behavior is invalid")];
+        check(answers, "HPARefused", &["GET checkout", "PATCH checkout?&fieldManager=headroom"])
+            .await;
+    }
+
+    #[tokio::test]
+    async fn a_status_is_applied_whole_to_the_very_object_it_is_about() {
+        let answer = json!({"apiVersion": "headroom.dev/v1alpha1", "kind": "ScalingPolicy",
+            "metadata": {"name": "checkout", "namespace": "shop"}});
+        let (writes, asked) = scripted(vec![(200, answer)]);
+        let id = ruling().policy.id.clone();
+        let status =
+            Box::new(ScalingPolicyStatus { demand: Some(2.5), ..ScalingPolicyStatus::default() });
+        let job = Job::Status { id, uid: "policy-uid".to_owned(), status, ready_flipped: false };
+        assert!(matches!(writes.run(job).await, Outcome::Status { result: Ok(()), .. }));
+        let asked = asked.lock();
+        let (method, uri, body) = &asked[0];
+        let path = "/apis/headroom.dev/v1alpha1/namespaces/shop/scalingpolicies/checkout/status";
+        assert_eq!(
+            (method, uri.as_str()),
+            (&Method::PATCH, &*format!("{path}?&force=true&fieldManager=headroom"))
+        );
+        assert_eq!(body["metadata"]["uid"], "policy-uid");
+        assert_eq!(body["status"], json!({"demand": 2.5}));
+    }
+}

@@ -48,7 +48,10 @@ impl PipelineMetrics {
             )?,
             series: IntGauge::new("headroom_adapter_series", "Series kept, over all pods.")?,
             store_dropped: IntCounterVec::new(
-                Opts::new("headroom_adapter_store_dropped_total", "What the store did not keep, by reason."),
+                Opts::new(
+                    "headroom_adapter_store_dropped_total",
+                    "What the store did not keep, by reason.",
+                ),
                 &["reason"],
             )?,
             decide_duration: Histogram::with_opts(

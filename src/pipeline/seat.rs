@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::policy::{Decider, Decision, Policy, PolicyId, Scheme, Unserved, Workload};
 use crate::sample::PodKey;
@@ -197,6 +198,11 @@ impl Seats {
 
     pub(super) fn overdue(&self, now: Moment) -> impl Iterator<Item = &PolicyId> {
         self.seats.iter().filter(move |(_, seat)| seat.is_overdue(now)).map(|(id, _)| id)
+    }
+
+    /// The longest that any of them needs.
+    pub(super) fn history(&self) -> Duration {
+        self.seats.values().map(|seat| seat.policy.history()).max().unwrap_or_default()
     }
 
     pub(super) fn targets(&self) -> Vec<Target> {

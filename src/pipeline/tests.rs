@@ -1,6 +1,9 @@
 //! The pipeline with fed batches: real store, real deciders, no network.
 
+use std::sync::atomic::{AtomicI64, Ordering};
+
 use parking_lot::Mutex;
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -10,7 +13,8 @@ use crate::policy::{
     TargetRef, Threshold, Workload,
 };
 use crate::sample::{CollectFailure, Labels, MetricName, PodKey, Sample, SeriesKey};
-use crate::sources::Target;
+use crate::sources::{ScrapeSetup, Scraper, Target};
+use crate::time::Timestamp;
 use crate::units::{Measure, Ratio};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -42,12 +46,16 @@ struct Bench {
 }
 
 impl Bench {
-    /// Starts with `roster`, and with `batches` waiting.
+    /// Starts with `roster`, and with two batches each of what is `waiting`: one alone is no reason to trust a pod.
     fn start(roster: Vec<Assignment>, waiting: &[(&str, Result<f64, CollectFailure>)]) -> Self {
         let clock = Clock::start();
         let (batch_sender, batches) = mpsc::channel(64);
         for (pod, outcome) in waiting {
-            batch_sender.try_send(batch(clock, pod, outcome.clone())).expect("the queue has room");
+            for _ in 0..2 {
+                batch_sender
+                    .try_send(batch(clock, pod, outcome.clone()))
+                    .expect("the queue has room");
+            }
         }
         let (roster_sender, roster) = watch::channel(Arc::new(roster));
         let (source, board, registry) = (Fed::default(), Arc::<Board>::default(), Registry::new());
@@ -77,8 +85,12 @@ impl Bench {
         }
     }
 
+    /// Two batches, as above.
     async fn feed(&self, pod: &str, outcome: Result<f64, CollectFailure>) {
-        self.batches.send(batch(self.clock, pod, outcome)).await.expect("the pipeline runs");
+        for _ in 0..2 {
+            let batch = batch(self.clock, pod, outcome.clone());
+            self.batches.send(batch).await.expect("the pipeline runs");
+        }
     }
 
     fn assign(&self, roster: Vec<Assignment>) {
@@ -169,12 +181,17 @@ fn id(policy: &str) -> PolicyId {
     PolicyId { namespace: "shop".into(), name: policy.into() }
 }
 
+/// Makes the sample times of batches that are made within one millisecond differ.
+static LATER_MILLIS: AtomicI64 = AtomicI64::new(0);
+
 /// A batch with `tokio_alive_tasks`.
 fn batch(clock: Clock, pod: &str, outcome: Result<f64, CollectFailure>) -> Batch {
     let now = clock.now();
     let series =
         SeriesKey { name: MetricName::new("tokio_alive_tasks"), labels: Labels::default() };
-    let outcome = outcome.map(|value| vec![Sample { series, value, at: now.wall }]);
+    let later = LATER_MILLIS.fetch_add(1, Ordering::Relaxed);
+    let at = Timestamp::from_millis(now.wall.as_millis() + later);
+    let outcome = outcome.map(|value| vec![Sample { series, value, at }]);
     let pod = PodKey(pod.into());
     Batch { pod, arrived: now.monotonic, arrived_at: now.wall, outcome, dropped: Vec::new() }
 }
@@ -376,6 +393,63 @@ async fn pods_that_ended_or_have_no_address_are_not_asked() {
     let bench =
         Bench::start(vec![Assignment::Active { policy, workload: Arc::new(workload) }], &[]);
     bench.until("targets are set", |bench| (bench.asked() == ["a"]).then_some(())).await;
+}
+
+/// The whole way over a real network: one pod answers, one accepts the connection and never answers.
+#[tokio::test]
+async fn scraped_pods_become_a_demand_and_the_one_that_hangs_is_named() {
+    let listen = || TcpListener::bind("127.0.0.1:0");
+    let answers = listen().await.expect("loopback has a free port");
+    let hangs = listen().await.expect("loopback has a free port");
+    let mut pods = ["answers", "hangs"].map(|name| pod(Clock::start(), name));
+    for (pod, listener) in pods.iter_mut().zip([&answers, &hangs]) {
+        pod.port = Some(listener.local_addr().expect("it is bound").port());
+    }
+    let service = axum::Router::new()
+        .route("/metrics", axum::routing::get(async || "tokio_alive_tasks 250\nother 1\n"));
+    tokio::spawn(async move { axum::serve(answers, service).await });
+
+    let mut policy = Policy::clone(&policy("checkout", 60 * SECOND));
+    policy.endpoint.interval = SECOND / 5;
+    let workload = Workload { spec_replicas: 2, status_replicas: 2, pods: pods.to_vec() };
+    let active = Assignment::Active { policy: Arc::new(policy), workload: Arc::new(workload) };
+    let (_roster, roster) = watch::channel(Arc::new(vec![active]));
+    let (clock, board, registry) = (Clock::start(), Arc::<Board>::default(), Registry::new());
+    let (sender, batches) = mpsc::channel(16);
+    let limits = crate::sources::Limits::default();
+    let setup = ScrapeSetup { limits, clock, batches: sender, registry: &registry };
+    let pipeline = Pipeline::new(PipelineSetup {
+        roster,
+        source: Scraper::new(setup).expect("a new registry has no such metrics"),
+        batches,
+        board: board.clone(),
+        clock,
+        progress: &Progress::new(clock),
+        registry: &registry,
+    })
+    .expect("a new registry has no such metrics");
+    tokio::spawn(pipeline.run(CancellationToken::new()));
+
+    let both_known = async {
+        loop {
+            if let Some(EntryState::Decided { decision, .. }) =
+                board.get(&id("checkout")).as_deref()
+                && decision.demand.is_ok()
+                && decision
+                    .left_out
+                    .iter()
+                    .any(|pod| matches!(pod.reason, LeftOutReason::Failed(_)))
+            {
+                return decision.clone();
+            }
+            tokio::time::sleep(SECOND / 20).await;
+        }
+    };
+    let decision = timeout(PATIENCE, both_known).await.expect("both pods are decided about");
+    assert_eq!(decision.demand, Ok(2.5));
+    assert_eq!(&*decision.left_out[0].name, "hangs");
+    let reason = LeftOutReason::Failed(CollectFailure::Timeout(SECOND / 5));
+    assert_eq!(decision.left_out[0].reason, reason);
 }
 
 #[tokio::test]

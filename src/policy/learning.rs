@@ -80,7 +80,7 @@ impl BaseLearning {
 pub(super) struct CostSample {
     pub(super) from: Timestamp,
     pub(super) to: Timestamp,
-    /// Work done for requests, in unit-seconds.
+    /// Work done, with that of an idle pod, in unit-seconds.
     pub(super) work: f64,
     pub(super) completions: f64,
     /// The latencies of the completed requests, where they are wanted.
@@ -93,6 +93,8 @@ pub(super) struct CostLearning {
     start: Option<f64>,
     start_quantile: Option<f64>,
     work: f64,
+    /// The time in which the work was done, which holds the base's part.
+    seconds: f64,
     completions: f64,
     latencies: Histogram,
     /// All completions learned from, undecayed.
@@ -120,6 +122,7 @@ impl CostLearning {
         let passed = self.updated.map_or(Duration::ZERO, |updated| now.since(updated)).min(span);
         let kept = (-passed.as_secs_f64() / DECAY.as_secs_f64()).exp();
         self.work = self.work * kept + sample.work;
+        self.seconds = self.seconds * kept + span.as_secs_f64();
         self.completions = self.completions * kept + sample.completions;
         self.latencies.scale(kept);
         self.latencies.merge(&sample.latencies);
@@ -139,9 +142,11 @@ impl CostLearning {
         self.seen >= ENOUGH_COMPLETIONS && self.completions > 0.0
     }
 
-    /// Work per request in unit-seconds, once known.
-    pub(super) fn cost(&self) -> Option<f64> {
-        if self.is_known() { Some(self.work / self.completions) } else { self.start }
+    /// Work per request in unit-seconds above `base`, once known. The base is taken off here, since it may become known
+    /// after the samples.
+    pub(super) fn cost(&self, base: f64) -> Option<f64> {
+        let above = (self.work - base * self.seconds).max(0.0);
+        if self.is_known() { Some(above / self.completions) } else { self.start }
     }
 
     /// The quantile of the latency without load, in seconds, once known.
@@ -176,21 +181,26 @@ mod tests {
 
     #[test]
     fn a_cost_is_known_from_a_hundred_completions_and_until_then_is_the_earlier_one() {
-        assert_eq!(learn(&[(0, 1.0, 99.0)]).cost(), Some(7.0));
-        assert_eq!(learn(&[(0, 1.0, 100.0)]).cost(), Some(0.01));
+        assert_eq!(learn(&[(0, 1.0, 99.0)]).cost(0.0), Some(7.0));
+        assert_eq!(learn(&[(0, 1.0, 100.0)]).cost(0.0), Some(0.01));
     }
 
     #[test]
     fn a_cost_is_a_ratio_of_sums_that_fades_with_traffic_only() {
         // The mean of the ratios would be 0.55.
-        let together = learn(&[(0, 1.0, 100.0), (1, 1.0, 1.0)]).cost().expect("known");
+        let together = learn(&[(0, 1.0, 100.0), (1, 1.0, 1.0)]).cost(0.0).expect("known");
         assert!((together - 2.0 / 101.0).abs() < 1e-3, "{together}");
-        let an_hour_later = learn(&[(0, 1.0, 100.0), (3600, 1.0, 1.0)]).cost().expect("known");
+        let an_hour_later = learn(&[(0, 1.0, 100.0), (3600, 1.0, 1.0)]).cost(0.0).expect("known");
         assert!((an_hour_later - together).abs() < 1e-9, "{an_hour_later}");
     }
 
     #[test]
+    fn a_base_that_becomes_known_later_is_taken_off() {
+        assert_eq!(learn(&[(0, 3.0, 100.0)]).cost(1.0), Some(0.02));
+    }
+
+    #[test]
     fn a_sample_that_overlaps_the_last_one_is_not_counted_twice() {
-        assert_eq!(learn(&[(0, 1.0, 60.0), (0, 1.0, 60.0)]).cost(), Some(7.0));
+        assert_eq!(learn(&[(0, 1.0, 60.0), (0, 1.0, 60.0)]).cost(0.0), Some(7.0));
     }
 }

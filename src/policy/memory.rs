@@ -3,6 +3,7 @@
 //! In: the signal, and what an earlier run learned. Out: [`Memory`] and [`Outcome`]. Never: anything that the store could
 //! tell again.
 
+use std::collections::BTreeSet;
 use std::mem::discriminant;
 
 use super::learning::{BaseLearning, CostLearning};
@@ -11,6 +12,10 @@ use super::window::WindowMean;
 use super::{
     Finding, LearnedSignal, Policy, Quantile, Signal, SignalDecision, SignalKind, Total, Unserved,
 };
+use crate::units::Measure;
+
+/// The largest learned CPU base, as a share of the threshold.
+const LARGEST_CPU_BASE: f64 = 0.1;
 
 /// One signal's memory.
 #[derive(Debug)]
@@ -21,6 +26,8 @@ pub(super) struct Memory {
     pub(super) warm: bool,
     pub(super) base: BaseLearning,
     pub(super) cost: CostLearning,
+    /// Endpoints whose requests were short while there was no queue.
+    pub(super) short_endpoints: BTreeSet<String>,
     start: Option<LearnedSignal>,
 }
 
@@ -49,6 +56,7 @@ impl Memory {
                 of_start(|learned| learned.cost_seconds.or(learned.service_time_seconds)),
                 of_start(|learned| learned.quantile_seconds),
             ),
+            short_endpoints: BTreeSet::new(),
             start,
         }
     }
@@ -65,6 +73,7 @@ impl Memory {
             fresh.warm = self.warm;
             fresh.base = self.base;
             fresh.cost = self.cost;
+            fresh.short_endpoints = self.short_endpoints;
             fresh.start = self.start;
         }
         fresh
@@ -72,7 +81,18 @@ impl Memory {
 
     /// The base in use: stated, else learned, else 0.
     pub(super) fn base(&self) -> f64 {
-        self.signal.base.or(self.base.value()).unwrap_or(0.0)
+        self.signal.base.or(self.learned_base()).unwrap_or(0.0)
+    }
+
+    /// A learned CPU base is bounded: a starting process burns CPU that an idle one does not.
+    fn learned_base(&self) -> Option<f64> {
+        let learned = self.base.value()?;
+        Some(match &self.signal.kind {
+            SignalKind::Cpu(threshold) => {
+                learned.min(LARGEST_CPU_BASE * threshold.threshold().get())
+            }
+            _ => learned,
+        })
     }
 
     /// Forgets what is kept of pods that are gone.
@@ -84,13 +104,10 @@ impl Memory {
 
     /// What is learned so far, if anything.
     pub(super) fn learned(&self) -> Option<LearnedSignal> {
-        let base = self.base.value();
-        let cost = self.cost.cost();
+        let base = self.learned_base();
+        let cost = self.cost.cost(self.base());
         let (cost_seconds, service_time_seconds, quantile_seconds) = match &self.signal.kind {
-            SignalKind::Latency(target) => {
-                use crate::units::Measure;
-                (None, cost, self.cost.quantile(target.quantile.get()))
-            }
+            SignalKind::Latency(target) => (None, cost, self.cost.quantile(target.quantile.get())),
             _ => (cost, None, None),
         };
         if base.is_none() && cost.is_none() {

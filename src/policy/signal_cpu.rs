@@ -27,8 +27,6 @@ const THROTTLED_PERIODS: f64 = 0.5;
 const REACHABLE: f64 = 0.9;
 /// A pod without a limit is taken to be full at threshold / 0.8.
 const FULL_OF_THRESHOLD: f64 = 0.8;
-/// A learned base is at most this share of the threshold: a starting process burns CPU that an idle one does not.
-const LARGEST_BASE: f64 = 0.1;
 
 /// What one pod did over the short span.
 #[derive(Clone, Copy, Debug)]
@@ -111,13 +109,10 @@ pub(super) fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
 
 /// Evaluates a CPU signal with that threshold in cores.
 pub(super) fn evaluate(memory: &mut Memory, view: &View<'_>, threshold: f64) -> Outcome {
-    let requests = Requests::new(view, None);
+    let requests = Requests::new(view, None, &mut memory.short_endpoints);
     let readings = view.read(|window| find(window, &requests, view.gap));
     learn_base(memory, view, &readings);
-    let base = memory
-        .signal
-        .base
-        .unwrap_or_else(|| memory.base.value().unwrap_or(0.0).min(LARGEST_BASE * threshold));
+    let base = memory.base();
     if base >= threshold {
         let (finding, why) =
             refusal::base_not_below_threshold(&memory.signal.name, base, threshold);
@@ -125,13 +120,13 @@ pub(super) fn evaluate(memory: &mut Memory, view: &View<'_>, threshold: f64) -> 
     }
     let limits: Vec<_> =
         view.pods.iter().zip(&readings).map(|(pod, cpu)| limit_of(pod, cpu.fresh())).collect();
-    learn_cost(memory, view, &readings, &limits, base, threshold);
+    learn_cost(memory, view, &readings, &limits, threshold);
     let full = |limit: &Option<f64>| limit.unwrap_or(threshold / FULL_OF_THRESHOLD);
     let reporting = limits.iter().zip(&readings).filter(|(_, cpu)| cpu.fresh().is_some());
     let form = WorkForm {
         cost: memory
             .cost
-            .cost()
+            .cost(base)
             .filter(|_| readings.iter().filter_map(Reading::fresh).any(|cpu| cpu.has_requests)),
         threshold,
         base,
@@ -157,7 +152,6 @@ fn learn_cost(
     view: &View<'_>,
     readings: &[Reading<PodCpu>],
     limits: &[Option<f64>],
-    base: f64,
     threshold: f64,
 ) {
     for ((pod, reading), limit) in view.pods.iter().zip(readings).zip(limits) {
@@ -170,7 +164,7 @@ fn learn_cost(
             let sample = CostSample {
                 from: cpu.span.0,
                 to: cpu.span.1,
-                work: (cpu.used - base).max(0.0) * seconds,
+                work: cpu.used * seconds,
                 completions,
                 latencies: Histogram::default(),
             };

@@ -41,7 +41,7 @@ fn capacity(pod: &Observed<'_>, target: &LatencyTarget) -> Option<f64> {
 
 /// Evaluates a latency signal.
 pub(super) fn evaluate(memory: &mut Memory, view: &View<'_>, target: &LatencyTarget) -> Outcome {
-    let requests = Requests::new(view, target.endpoint.as_deref());
+    let requests = Requests::new(view, target.endpoint.as_deref(), &mut memory.short_endpoints);
     let readings = view.read(|window| requests.find(window, view.gap));
     let capacities: Vec<_> = view.pods.iter().map(|pod| capacity(pod, target)).collect();
     learn(memory, view, target, &requests, &readings, &capacities);
@@ -134,7 +134,7 @@ fn form(
     let idle = traffic.map(|traffic| traffic.completed + traffic.in_flight).sum::<f64>() <= 0.0;
     let stated =
         target.service_time.map(|time| time.as_secs_f64()).filter(|&seconds| seconds > 0.0);
-    let Some(service) = stated.or_else(|| memory.cost.cost()).filter(|&seconds| seconds > 0.0)
+    let Some(service) = stated.or_else(|| memory.cost.cost(0.0)).filter(|&seconds| seconds > 0.0)
     else {
         // Without a request nothing is demanded, whatever a request costs.
         let threshold = full * erlang::RHO_MIN;

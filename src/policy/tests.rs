@@ -149,8 +149,10 @@ fn after_a_restart_there_is_no_number_until_the_second_sample() {
 fn demand_is_the_larger_of_now_and_the_mean_over_the_window() {
     let mut scene = Scene::new(policy(vec![tasks(100.0)]), 2);
     assert_demand("steady", &scene.settle(2, &live(200.0)), Ok(4.0));
-    let means = [(4.0 + 8.0 + 2.0) / 3.0, (8.0 + 2.0 + 2.0) / 3.0];
-    for (value, demand) in [(400.0, 8.0), (100.0, means[0]), (100.0, means[1]), (100.0, 2.0)] {
+    let means = [(4.0 + 8.0) / 2.0, (4.0 + 8.0 + 2.0) / 3.0, (8.0 + 2.0 + 2.0) / 3.0];
+    for (value, demand) in
+        [(400.0, 8.0), (100.0, means[0]), (100.0, means[1]), (100.0, means[2]), (100.0, 2.0)]
+    {
         scene.pass(5.0);
         scene.report_each(2, &live(value));
         assert_demand("then", &scene.decide(), Ok(demand));
@@ -164,7 +166,7 @@ fn totals_already_taken_keep_pods_deleted_since() {
     scene.pass(5.0);
     scene.workload.pods.remove(1);
     scene.report(0, live(200.0));
-    assert_demand("one of two is gone", &scene.decide(), Ok((4.0 * 5.0 + 2.0 * 5.0) / 10.0));
+    assert_demand("one of two is gone", &scene.decide(), Ok(4.0));
 }
 
 // Missing pods, coverage, young and ended pods, zero.
@@ -417,7 +419,7 @@ fn a_changed_threshold_keeps_what_was_learned_and_an_unchanged_signal_keeps_its_
     scene.report_each(1, &readings(100.0, 10.0));
     let decision = scene.decide();
     let demands: Vec<_> = decision.signals.iter().map(|signal| signal.demand.clone()).collect();
-    assert_eq!(demands, [Ok(2.0), Ok(2.0)]);
+    assert_eq!(demands, [Ok(3.0), Ok(2.0)]);
     assert_eq!(decision.learned.signals, [learned]);
 }
 

@@ -16,6 +16,10 @@ use crate::time::Timestamp;
 
 /// From this mean duration on, requests in flight are connections that stay open, not a backlog.
 const LONG_REQUEST_SECONDS: f64 = 15.0;
+/// Completions after which an endpoint with short requests stays one: later its mean may hold long waits in a queue.
+const ENOUGH_COMPLETIONS: f64 = 100.0;
+/// Endpoints that are remembered as short.
+const REMEMBERED_ENDPOINTS: usize = 1000;
 
 /// What a pod's request layer did over the short span.
 #[derive(Clone, Copy, Debug, Default)]
@@ -54,8 +58,13 @@ fn endpoint_of(labels: &Labels) -> &str {
 }
 
 impl<'a> Requests<'a> {
-    /// Tells short endpoints from long ones by the mean duration over all pods since they started.
-    pub(super) fn new(view: &View<'a>, endpoint: Option<&'a str>) -> Self {
+    /// Tells short endpoints from long ones by the mean duration over all pods since they started. `remembered` are the
+    /// endpoints that were short before.
+    pub(super) fn new(
+        view: &View<'a>,
+        endpoint: Option<&'a str>,
+        remembered: &mut BTreeSet<String>,
+    ) -> Self {
         let mut lifetime: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
         for window in view.pods.iter().filter_map(|pod| pod.window) {
             for (labels, series) in window.family(REQUEST_SUM) {
@@ -65,10 +74,17 @@ impl<'a> Requests<'a> {
                 lifetime.entry(endpoint_of(labels)).or_default().1 += series.newest().value;
             }
         }
-        let is_short = |&(_, (seconds, requests)): &(&str, (f64, f64))| {
-            requests > 0.0 && seconds / requests < LONG_REQUEST_SECONDS
-        };
-        let short = lifetime.into_iter().filter(is_short).map(|(endpoint, _)| endpoint).collect();
+        let mut short = BTreeSet::new();
+        for (endpoint, (seconds, requests)) in lifetime {
+            let is_short = requests > 0.0 && seconds / requests < LONG_REQUEST_SECONDS;
+            if is_short && requests >= ENOUGH_COMPLETIONS && remembered.len() < REMEMBERED_ENDPOINTS
+            {
+                remembered.insert(endpoint.to_owned());
+            }
+            if is_short || remembered.contains(endpoint) {
+                short.insert(endpoint);
+            }
+        }
         Self { endpoint, short }
     }
 

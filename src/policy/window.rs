@@ -64,47 +64,56 @@ struct Slot {
     weighted: Totals,
 }
 
-/// The mean over the last `window`. A total stands for the time since the one before it, up to two intervals; the first
-/// for one interval.
+/// The mean over the last `window`. A total holds until the next one, for at most two intervals.
+///
+/// Pods are read one after the other, so while load moves between them a total is off until the last of them was read. Held
+/// until the next total, such a one weighs as little as it is true.
 #[derive(Clone, Debug)]
 pub(super) struct WindowMean {
     window: Duration,
-    interval: Duration,
+    longest_hold: Duration,
     slots: VecDeque<Slot>,
     newest: Option<(Moment, Totals)>,
 }
 
 impl WindowMean {
     pub(super) fn new(window: Duration, interval: Duration) -> Self {
-        Self { window, interval, slots: VecDeque::new(), newest: None }
+        Self { window, longest_hold: interval * 2, slots: VecDeque::new(), newest: None }
     }
 
     pub(super) fn record(&mut self, now: Moment, totals: Totals) {
-        let since = self.newest.map_or(self.interval, |(before, _)| now.since(before));
-        self.newest = Some((now, totals));
-        let seconds = since.min(self.interval * 2).min(self.window).as_secs_f64();
-        let slot = Slot { until: now, seconds, weighted: totals * seconds };
-        let room = self.window.as_secs_f64() / f64::from(SLOTS);
-        match self.slots.back_mut() {
-            Some(last) if last.seconds + seconds <= room => {
-                last.until = now;
-                last.seconds += seconds;
-                last.weighted = last.weighted + slot.weighted;
-            }
-            _ => self.slots.push_back(slot),
+        if let Some((taken, before)) = self.newest.replace((now, totals)) {
+            let seconds = self.hold(taken, now);
+            self.add(Slot { until: now, seconds, weighted: before * seconds });
         }
         while self.slots.front().is_some_and(|slot| now.since(slot.until) >= self.window) {
             self.slots.pop_front();
         }
     }
 
+    fn hold(&self, taken: Moment, now: Moment) -> f64 {
+        now.since(taken).min(self.longest_hold).min(self.window).as_secs_f64()
+    }
+
+    fn add(&mut self, slot: Slot) {
+        let room = self.window.as_secs_f64() / f64::from(SLOTS);
+        match self.slots.back_mut() {
+            Some(last) if last.seconds + slot.seconds <= room => {
+                last.until = slot.until;
+                last.seconds += slot.seconds;
+                last.weighted = last.weighted + slot.weighted;
+            }
+            _ => self.slots.push_back(slot),
+        }
+    }
+
     /// The mean at `now`; the newest total alone before there are two; `None` before there is any in the window.
     pub(super) fn mean(&self, now: Moment) -> Option<Totals> {
         let (taken, newest) = self.newest.filter(|(taken, _)| now.since(*taken) < self.window)?;
-        let mut seconds = 0.0;
-        let mut sum = Totals::default();
+        let mut seconds = self.hold(taken, now);
+        let mut sum = newest * seconds;
         for slot in self.slots.iter().filter(|slot| slot.seconds > 0.0) {
-            let inside = self.inside(slot, taken);
+            let inside = self.inside(slot, now);
             seconds += inside;
             sum = sum + slot.weighted * (inside / slot.seconds);
         }
@@ -135,16 +144,17 @@ mod tests {
     }
 
     #[test]
-    fn a_total_stands_for_the_time_since_the_one_before() {
+    fn a_total_holds_until_the_next_one() {
         check(10, &[(0, 7.0)], 7.0);
-        check(10, &[(0, 7.0), (1000, 3.0)], (7.0 * 5.0 + 3.0) / 6.0);
-        check(10, &[(0, 0.0), (1000, 2.0), (4000, 6.0)], (2.0 + 18.0) / 9.0);
+        check(10, &[(0, 7.0), (1000, 3.0)], 7.0);
+        check(10, &[(0, 1.0), (1000, 2.0), (4000, 6.0)], (1.0 + 6.0) / 4.0);
+        check(10, &[(0, 6.0), (4000, 0.0), (4100, 6.0)], 24.0 / 4.1);
     }
 
     #[test]
     fn totals_leave_with_the_window() {
-        check(10, &[(0, 9.0), (10_000, 8.0), (15_000, 2.0)], (8.0 * 5.0 + 2.0 * 5.0) / 10.0);
-        check(10, &[(0, 9.0), (10_000, 8.0), (30_000, 2.0)], 2.0);
+        check(10, &[(0, 2.0), (10_000, 8.0), (15_000, 9.0)], (2.0 * 5.0 + 8.0 * 5.0) / 10.0);
+        check(10, &[(0, 9.0), (10_000, 8.0), (30_000, 2.0)], 8.0);
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! In: `/proc/self/cgroup`, `/proc/self/mountinfo` and the cgroup's files, v2 or v1 (also mixed). Out: the `cgroup_*` families.
 //! Never: a guess, 0 for "no limit", or the machine's figures under the workload's name: the root cgroup is left out.
 //!
+//! A limit that only an ancestor sets is not seen: in a cgroup namespace it cannot be.
+//!
 //! Files: Documentation/admin-guide/cgroup-v2.rst, cgroup-v1/memory.rst, scheduler/sched-bwc.rst.
 
 use std::path::{Path, PathBuf};
@@ -72,7 +74,7 @@ fn collect_cpu(location: &Location, snapshot: &mut Snapshot) -> Result<(), Unava
         None => Err(Unavailable::NotHere("no cgroup has the cpu controller")),
         Some(Controller { is_root: true, .. }) => Err(ROOT),
         Some(Controller { directory, unified: true, .. }) => {
-            let stat = KeyedFile::read(directory.join("cpu.stat"))?;
+            let stat = KeyedFile::read(&directory.join("cpu.stat"))?;
             push_if(snapshot, &families::CGROUP_CPU_USAGE, stat.get("usage_usec"), 1e6);
             push_throttling(&stat, stat.get("throttled_usec"), 1e6, snapshot);
             push_if(
@@ -84,7 +86,7 @@ fn collect_cpu(location: &Location, snapshot: &mut Snapshot) -> Result<(), Unava
             Ok(())
         }
         Some(Controller { directory, unified: false, .. }) => {
-            let stat = KeyedFile::read(directory.join("cpu.stat"))?;
+            let stat = KeyedFile::read(&directory.join("cpu.stat"))?;
             push_throttling(&stat, stat.get("throttled_time"), 1e9, snapshot);
             push_if(snapshot, &families::CGROUP_CPU_LIMIT, cfs_quota(directory)?, 1.0);
             // cpuacct may be mounted apart from cpu; where the process is in its root, use is not known.
@@ -112,16 +114,17 @@ fn collect_memory(location: &Location, snapshot: &mut Snapshot) -> Result<(), Un
         ("memory.usage_in_bytes", "total_inactive_file", limit)
     };
     let current = number(&directory.join(current))?;
-    let stat = KeyedFile::read(directory.join("memory.stat"))?;
-    let inactive_bytes = stat.get(inactive).unwrap_or(0.0);
+    let stat = directory.join("memory.stat");
+    let inactive_bytes =
+        KeyedFile::read(&stat)?.get(inactive).ok_or(Unavailable::Malformed { path: stat })?;
     let working_set = (current as f64 - inactive_bytes).max(0.0);
     push_if(snapshot, &families::CGROUP_MEMORY_WORKING_SET, Some(working_set), 1.0);
     push_if(snapshot, &families::CGROUP_MEMORY_LIMIT, limit.map(|bytes| bytes as f64), 1.0);
     let events = if *unified {
-        KeyedFile::read(directory.join("memory.events"))?
+        KeyedFile::read(&directory.join("memory.events"))?
     } else {
         push_event(snapshot, "max", Some(number(&directory.join("memory.failcnt"))? as f64));
-        KeyedFile::read(directory.join("memory.oom_control"))?
+        KeyedFile::read(&directory.join("memory.oom_control"))?
     };
     for event in EVENTS {
         push_event(snapshot, event, events.get(event));
@@ -210,8 +213,8 @@ fn number(file: &Path) -> Result<u64, Unavailable> {
 struct KeyedFile(String);
 
 impl KeyedFile {
-    fn read(file: PathBuf) -> Result<Self, Unavailable> {
-        read(&file).map(Self)
+    fn read(file: &Path) -> Result<Self, Unavailable> {
+        read(file).map(Self)
     }
 
     fn get(&self, key: &str) -> Option<f64> {

@@ -51,9 +51,9 @@ impl RuntimeCollector {
                 snapshot.push_at(&families::TOKIO_BLOCKED_WORKERS, seen.blocked_workers as f64, at);
                 Ok(())
             }
-            None => {
-                Err(Unavailable::NotHere("no worker was watched from one tick to the next yet"))
-            }
+            None => Err(Unavailable::NotHere(
+                "no worker has been watched from its first park to a tick yet",
+            )),
         };
         snapshot.source("tokio_saturation", outcome);
     }

@@ -40,6 +40,12 @@ async fn case_16_both_protocols_are_spoken_and_the_host_may_be_an_address() {
 #[derive(Debug, Default)]
 struct Hints(Mutex<Option<usize>>);
 
+impl Hints {
+    fn seen(&self) -> Option<usize> {
+        *self.0.lock()
+    }
+}
+
 impl ResolvesClientCert for Hints {
     fn resolve(&self, hints: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         *self.0.lock() = Some(hints.len());
@@ -69,8 +75,7 @@ async fn hinted_cas(
     let name = ServerName::try_from(SERVICE).expect("a DNS name");
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
     connector.connect(name, stream).await.expect("a certificate is optional");
-    let seen = *hints.0.lock();
-    seen
+    hints.seen()
 }
 
 #[tokio::test]
@@ -188,6 +193,8 @@ async fn a_request_under_way_is_finished_before_the_server_ends() {
         while TcpStream::connect(server.address).await.is_ok() {
             tokio::task::yield_now().await;
         }
+        // Long enough for a server that cuts instead of draining to do so.
+        tokio::time::sleep(Duration::from_millis(50)).await;
         go_on.notify_one();
     };
     let (answer, ()) = tokio::join!(request, stop);

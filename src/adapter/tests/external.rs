@@ -223,10 +223,9 @@ async fn case_33_34_and_35_values_are_canonical_rounded_and_clamped() {
 async fn case_39_a_decision_past_stale_after_is_an_error() {
     let server = Running::start().await;
     let id = id("shop", "checkout");
-    let mut stale = server.decision(&id, Ok(3.0));
+    // Decided when the clock began, and good for no time at all since.
+    let mut stale = decision(&id, Moment::default(), Ok(3.0));
     stale.stale_after = Duration::ZERO;
-    // Any time at all since the decision is too much.
-    tokio::time::sleep(Duration::from_millis(2)).await;
     server.publish(&id, stale);
     let message = server.metric("shop", "headroom_demand").await.status(503, "ServiceUnavailable");
     assert!(

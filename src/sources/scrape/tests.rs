@@ -160,7 +160,7 @@ fn target(pod: &str, address: SocketAddr, path: &str, interval: Duration) -> Tar
         address,
         path: path.into(),
         interval,
-        wanted: Arc::new(Wanted::from_iter(["tasks", "requests_total"])),
+        wanted: Arc::new(Wanted::of(&["tasks", "requests_total"])),
     }
 }
 
@@ -281,7 +281,8 @@ async fn pods_that_hang_or_misbehave_cost_the_others_nothing() {
     let mut bench = Bench::new(8);
     bench.scraper.set_targets(targets);
     let (mut good, mut timeouts) = (0, 0);
-    while timeouts < 2 {
+    // Bounded by what the good one is asked in a minute, should the others never time out.
+    while timeouts < 2 && good < 600 {
         let batch = bench.next().await;
         if batch.pod == PodKey("good".into()) {
             assert_eq!(values(&batch), Ok(vec![7.0, 3.0]));
@@ -290,16 +291,16 @@ async fn pods_that_hang_or_misbehave_cost_the_others_nothing() {
         timeouts += usize::from(batch.outcome == Err(CollectFailure::Timeout(slow)));
     }
     // While two pods hung once, a queue would have come to the good one once; its own rhythm comes to it 20 times.
-    assert!(good >= 5, "asked {good} times");
+    assert!((5..600).contains(&good), "asked {good} times");
 }
 
 #[tokio::test]
 async fn policies_on_one_endpoint_share_its_answers() {
     let (address, service) = Service::start().await;
     let mut one = target("a", address, "/good", 60 * SECOND);
-    one.wanted = Arc::new(Wanted::from_iter(["tasks"]));
+    one.wanted = Arc::new(Wanted::of(&["tasks"]));
     let mut other = target("a", address, "/good", QUICK);
-    other.wanted = Arc::new(Wanted::from_iter(["unwanted"]));
+    other.wanted = Arc::new(Wanted::of(&["unwanted"]));
     let mut bench = Bench::new(1);
     bench.scraper.set_targets(vec![one, other]);
     for _ in 0..2 {
@@ -340,7 +341,7 @@ async fn a_changed_plan_is_asked_for_at_once() {
     let mut asked = target("a", address, "/good", 600 * SECOND);
     bench.scraper.set_targets(vec![asked.clone()]);
     assert_eq!(values(&bench.next().await), Ok(vec![7.0, 3.0]));
-    asked.wanted = Arc::new(Wanted::from_iter(["unwanted"]));
+    asked.wanted = Arc::new(Wanted::of(&["unwanted"]));
     bench.scraper.set_targets(vec![asked]);
     assert_eq!(values(&bench.next().await), Ok(vec![1.0]));
 }

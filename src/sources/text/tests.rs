@@ -4,10 +4,17 @@ use rand::{Rng, SeedableRng};
 use super::*;
 
 const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
-const WANTED: [&str; 4] = ["tasks", "requests_total", "latency_seconds", "queue:depth"];
+const WANTED: &[&str] = &[
+    "tasks",
+    "requests_total",
+    "latency_seconds_bucket",
+    "latency_seconds_sum",
+    "latency_seconds_count",
+    "queue:depth",
+];
 
 fn parse_with(body: &[u8], limits: &Limits) -> Result<Parsed, CollectFailure> {
-    parse(body, &Wanted::from_iter(WANTED), limits, NOW)
+    parse(body, &Wanted::of(WANTED), limits, NOW)
 }
 
 /// A sample as `name{label=value,…} value @milliseconds`; the time only where it is not that of the answer.
