@@ -67,6 +67,13 @@ fn kubectl_reads_every_metric_of_a_policy() {
         let namespace = "reads-metrics";
         workload(&cluster, namespace).await?;
         let external = format!("/apis/external.metrics.k8s.io/v1beta1/namespaces/{namespace}");
+        // A rate needs two samples of every pod; until then the silent one counts as its threshold.
+        let settled = eventually(Duration::from_secs(30), "both pods' rates", async || {
+            let rate =
+                values(&cluster, &format!("{external}/headroom_allocation_bytes_per_second"));
+            Ok(rate.ok().filter(|values| values == &["0"]))
+        })
+        .await;
         let mut faults = Vec::new();
         for (path, expected) in [
             (format!("{external}/headroom_demand"), vec!["2"]),
@@ -83,6 +90,7 @@ fn kubectl_reads_every_metric_of_a_policy() {
             }
         }
         cluster.delete_namespace(namespace).await?;
+        settled?;
         ensure!(faults.is_empty(), "{}", faults.join("\n"));
         Ok(())
     });
