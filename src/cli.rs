@@ -129,7 +129,8 @@ pub struct AdapterArgs {
 fn seconds(text: &str) -> Result<Duration, String> {
     let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
-    let number: f64 = number.parse().map_err(|_| format!("{text:?} is not a duration such as 10s"))?;
+    let number: f64 =
+        number.parse().map_err(|_| format!("{text:?} is not a duration such as 10s"))?;
     let scale = match unit {
         "ms" => 0.001,
         "" | "s" => 1.0,
@@ -145,7 +146,10 @@ fn bind_address(text: &str) -> Result<SocketAddr, String> {
         let (ip, port) = text.rsplit_once(':')?;
         Some(SocketAddr::new(ip.parse().ok()?, port.parse().ok()?))
     };
-    text.parse().ok().or_else(plain).ok_or_else(|| format!("{text:?} is not an address such as 127.0.0.1:8000"))
+    text.parse()
+        .ok()
+        .or_else(plain)
+        .ok_or_else(|| format!("{text:?} is not an address such as 127.0.0.1:8000"))
 }
 
 #[cfg(test)]

@@ -85,7 +85,9 @@ impl Progress {
     #[must_use]
     pub fn add_condition(&self, name: &'static str) -> Condition {
         let state = Arc::new(ArcSwap::from_pointee(Err("not yet".to_owned())));
-        self.checks.lock().push(Check { name, kind: CheckKind::Condition { state: state.clone() } });
+        self.checks
+            .lock()
+            .push(Check { name, kind: CheckKind::Condition { state: state.clone() } });
         Condition(state)
     }
 
@@ -130,8 +132,14 @@ impl Progress {
     pub fn routes<S: Clone + Send + Sync + 'static>(&self) -> Router<S> {
         Router::new()
             .route("/healthz", get(healthz))
-            .route("/livez", get(|State(progress): State<Self>| async move { plain(progress.live()) }))
-            .route("/readyz", get(|State(progress): State<Self>| async move { plain(progress.ready()) }))
+            .route(
+                "/livez",
+                get(|State(progress): State<Self>| async move { plain(progress.live()) }),
+            )
+            .route(
+                "/readyz",
+                get(|State(progress): State<Self>| async move { plain(progress.ready()) }),
+            )
             .with_state(self.clone())
     }
 }

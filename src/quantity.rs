@@ -39,7 +39,10 @@ impl Quantity {
     /// A value as it is served to an HPA: rounded to the nearest milli, clamped to 0 and [`MAX_SERVED`].
     /// `None` for NaN, which has no place on the wire.
     #[must_use]
-    #[expect(clippy::cast_possible_truncation, reason = "clamped to 9.2e18 milli, which an i64 holds")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "clamped to 9.2e18 milli, which an i64 holds"
+    )]
     pub fn from_served(value: f64) -> Option<Self> {
         if value.is_nan() {
             return None;
@@ -57,7 +60,8 @@ impl Quantity {
     /// Milli units, rounded up as the HPA's `MilliValue` does.
     #[must_use]
     pub fn milli_ceil(self) -> i128 {
-        self.nanos.div_euclid(NANOS_PER_MILLI) + i128::from(self.nanos.rem_euclid(NANOS_PER_MILLI) != 0)
+        self.nanos.div_euclid(NANOS_PER_MILLI)
+            + i128::from(self.nanos.rem_euclid(NANOS_PER_MILLI) != 0)
     }
 }
 
@@ -81,8 +85,7 @@ impl FromStr for Quantity {
         }
         let too_large = || QuantityError::TooLarge(text.to_owned());
         let scale = Scale::of(suffix).ok_or_else(malformed)?;
-        let mantissa: i128 =
-            format!("0{whole}{fraction}").parse().map_err(|_| too_large())?;
+        let mantissa: i128 = format!("0{whole}{fraction}").parse().map_err(|_| too_large())?;
         let fraction_digits = i32::try_from(fraction.len()).map_err(|_| too_large())?;
         let nanos = scale.nanos(mantissa, fraction_digits).ok_or_else(too_large)?;
         Ok(Self { nanos: if negative { -nanos } else { nanos } })
@@ -133,9 +136,7 @@ impl Scale {
             (true, power) => mantissa.checked_mul(power?),
             // So small that even the rounding up is one nano.
             (false, None) => Some(1),
-            (false, Some(power)) => {
-                Some(mantissa / power + i128::from(mantissa % power != 0))
-            }
+            (false, Some(power)) => Some(mantissa / power + i128::from(mantissa % power != 0)),
         }
     }
 }

@@ -24,7 +24,8 @@ impl Telemetry {
     /// Installs the global subscriber. Text on a terminal, JSON elsewhere; level `info` unless `HEADROOM_LOG` says more.
     /// A second call changes nothing.
     pub fn init() {
-        let format = if std::io::stderr().is_terminal() { LogFormat::Text } else { LogFormat::Json };
+        let format =
+            if std::io::stderr().is_terminal() { LogFormat::Text } else { LogFormat::Json };
         Self::init_with(format);
     }
 
@@ -32,7 +33,8 @@ impl Telemetry {
     pub fn init_with(format: LogFormat) {
         let filter =
             EnvFilter::try_from_env("HEADROOM_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-        let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        let builder =
+            tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
         // An error only says that a subscriber is installed already.
         let _ = match format {
             LogFormat::Json => builder.json().flatten_event(true).try_init(),

@@ -130,6 +130,9 @@ mod tests {
     #[test]
     fn an_age_is_never_negative() {
         assert_eq!(Timestamp::from_millis(5).since(Timestamp::from_millis(9)), Duration::ZERO);
-        assert_eq!(Moment::default().since(Moment::after_start(Duration::from_secs(1))), Duration::ZERO);
+        assert_eq!(
+            Moment::default().since(Moment::after_start(Duration::from_secs(1))),
+            Duration::ZERO
+        );
     }
 }

@@ -20,8 +20,8 @@ use crate::adapter::serving_ca::{ServingCa, ServingCaOptions};
 use crate::adapter::serving_certificate::{InstallError, ServingMetrics};
 use crate::adapter::serving_files::ServingFiles;
 use crate::adapter::{
-    AccessReviews, Authentication, Authorization, ClientCas, Delegated, OwnMetrics, Server, ServingCertificate,
-    metrics_routes,
+    AccessReviews, Authentication, Authorization, ClientCas, Delegated, OwnMetrics, Server,
+    ServingCertificate, metrics_routes,
 };
 use crate::cli::AdapterArgs;
 use crate::controller::Controller;
@@ -43,13 +43,17 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// Runs until SIGINT or SIGTERM.
 pub(super) fn run(args: AdapterArgs) -> anyhow::Result<()> {
     Telemetry::init();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start tokio")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start tokio")?;
     runtime.block_on(async {
         let shutdown = shutdown::on_signal().context("cannot handle signals")?;
         let client = client(&args).await?;
-        let listener = TcpListener::bind((args.bind_address, args.secure_port))
-            .await
-            .with_context(|| format!("cannot listen on {}:{}", args.bind_address, args.secure_port))?;
+        let listener =
+            TcpListener::bind((args.bind_address, args.secure_port)).await.with_context(|| {
+                format!("cannot listen on {}:{}", args.bind_address, args.secure_port)
+            })?;
         let plain = TcpListener::bind(args.metrics_bind_address)
             .await
             .with_context(|| format!("cannot listen on {}", args.metrics_bind_address))?;
@@ -63,12 +67,15 @@ pub(super) fn run(args: AdapterArgs) -> anyhow::Result<()> {
 async fn client(args: &AdapterArgs) -> anyhow::Result<kube::Client> {
     let config = match &args.kubeconfig {
         Some(path) => {
-            let file = Kubeconfig::read_from(path).with_context(|| format!("cannot read {}", path.display()))?;
+            let file = Kubeconfig::read_from(path)
+                .with_context(|| format!("cannot read {}", path.display()))?;
             kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
                 .await
                 .with_context(|| format!("{} does not name a cluster", path.display()))?
         }
-        None => kube::Config::incluster().context("not in a cluster, and no --kubeconfig is given")?,
+        None => {
+            kube::Config::incluster().context("not in a cluster, and no --kubeconfig is given")?
+        }
     };
     kube::Client::try_from(config).context("cannot make a client of the Kubernetes API")
 }
@@ -98,7 +105,12 @@ impl Parts {
         }
     }
 
-    fn start(&self, listener: TcpListener, plain: TcpListener, shutdown: &CancellationToken) -> anyhow::Result<Tasks> {
+    fn start(
+        &self,
+        listener: TcpListener,
+        plain: TcpListener,
+        shutdown: &CancellationToken,
+    ) -> anyhow::Result<Tasks> {
         let mut tasks = Tasks::new();
         let leading = self.elect(&mut tasks, shutdown)?;
         let roster = self.control(&mut tasks, leading.clone(), shutdown);
@@ -115,14 +127,23 @@ impl Parts {
         Ok(tasks)
     }
 
-    fn elect(&self, tasks: &mut Tasks, shutdown: &CancellationToken) -> anyhow::Result<watch::Receiver<bool>> {
+    fn elect(
+        &self,
+        tasks: &mut Tasks,
+        shutdown: &CancellationToken,
+    ) -> anyhow::Result<watch::Receiver<bool>> {
         let replica = match &self.args.identity {
             Some(name) => name.clone(),
             None => sysinfo::System::host_name().unwrap_or_else(|_| "headroom-adapter".to_owned()),
         };
         let namespace = &self.args.namespace;
-        let (election, leading) =
-            Election::new(self.client.clone(), namespace, &replica, &self.progress, &self.registry)?;
+        let (election, leading) = Election::new(
+            self.client.clone(),
+            namespace,
+            &replica,
+            &self.progress,
+            &self.registry,
+        )?;
         let ended = shutdown.clone();
         tasks.spawn(async move {
             election.run(ended).await;
@@ -194,10 +215,13 @@ impl Parts {
         shutdown: &CancellationToken,
     ) -> anyhow::Result<()> {
         let metrics = ServingMetrics::register(&self.registry)?;
-        let install =
-            move |chain: &[u8], key: &[u8]| certificate.install(chain, key).map_err(|e| Box::new(e) as InstallError);
+        let install = move |chain: &[u8], key: &[u8]| {
+            certificate.install(chain, key).map_err(|e| Box::new(e) as InstallError)
+        };
         let ended = shutdown.clone();
-        if let (Some(chain), Some(key)) = (&self.args.tls_cert_file, &self.args.tls_private_key_file) {
+        if let (Some(chain), Some(key)) =
+            (&self.args.tls_cert_file, &self.args.tls_private_key_file)
+        {
             let files = ServingFiles::load(chain.clone(), key.clone(), metrics, install)?;
             tasks.spawn(async move {
                 files.run(ended).await;
@@ -213,7 +237,8 @@ impl Parts {
             api_services: vec![API_SERVICE.to_owned()],
             take_over: self.args.take_over,
         };
-        let ca = ServingCa::new(self.client.clone(), options, leading, &self.progress, metrics, install);
+        let ca =
+            ServingCa::new(self.client.clone(), options, leading, &self.progress, metrics, install);
         tasks.spawn(async move {
             ca.run(ended).await;
             Ok("serving CA")
@@ -233,7 +258,10 @@ impl Parts {
             board: self.board.clone(),
             clock: self.clock,
             certificate,
-            authentication: Authentication::Delegated(Delegated::new(cas.clone(), self.client.clone())),
+            authentication: Authentication::Delegated(Delegated::new(
+                cas.clone(),
+                self.client.clone(),
+            )),
             authorization: Authorization::Delegated(AccessReviews::new(self.client.clone())),
             progress: self.progress.clone(),
             metrics: OwnMetrics::register(&self.registry)?,
@@ -266,7 +294,8 @@ async fn supervise(mut tasks: Tasks, shutdown: CancellationToken) -> anyhow::Res
         },
     };
     shutdown.cancel();
-    let drained = tokio::time::timeout(DRAIN, async { while tasks.join_next().await.is_some() {} }).await;
+    let drained =
+        tokio::time::timeout(DRAIN, async { while tasks.join_next().await.is_some() {} }).await;
     info!(drained = drained.is_ok(), "adapter ends");
     fault.map_or(Ok(()), Err)
 }

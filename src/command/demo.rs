@@ -41,7 +41,10 @@ const HISTORY: usize = 60;
 
 /// Runs the demo, or the part of it that the arguments name.
 pub(super) fn run(args: DemoArgs) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start tokio")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start tokio")?;
     if args.service_only {
         Telemetry::init();
         return runtime.block_on(serve_sample(args));
@@ -89,7 +92,8 @@ async fn show(args: DemoArgs) -> anyhow::Result<()> {
     let credentials = Credentials::make(args.token.clone())?;
     let quiet = [("HEADROOM_LOG", "error")];
     let service = Process::start(&service_arguments(&args), &quiet)?;
-    let with_token = [("HEADROOM_LOG", "error"), ("HEADROOM_DEMO_TOKEN", credentials.token.as_str())];
+    let with_token =
+        [("HEADROOM_LOG", "error"), ("HEADROOM_DEMO_TOKEN", credentials.token.as_str())];
     let adapter = Process::start(&adapter_arguments(&args, credentials.folder()), &with_token)?;
 
     let load = tokio::spawn(load::run(args.service_address(), scenario::load()?, shutdown.clone()));
@@ -103,7 +107,11 @@ fn must_be_free(address: SocketAddr, flag: &str) -> anyhow::Result<()> {
     match TcpListener::bind(address) {
         Ok(_) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
-            bail!("port {} on {} is taken; choose another with {flag}", address.port(), address.ip())
+            bail!(
+                "port {} on {} is taken; choose another with {flag}",
+                address.port(),
+                address.ip()
+            )
         }
         Err(error) => Err(error).with_context(|| format!("cannot listen on {address} ({flag})")),
     }
@@ -157,9 +165,16 @@ async fn draw(
     screen.close()
 }
 
-fn commands(args: &DemoArgs, credentials: &Credentials, (service, adapter): (u32, u32)) -> Vec<(&'static str, String)> {
+fn commands(
+    args: &DemoArgs,
+    credentials: &Credentials,
+    (service, adapter): (u32, u32),
+) -> Vec<(&'static str, String)> {
     let ca = credentials.ca_file();
-    let api = format!("https://{}/apis/external.metrics.k8s.io/v1beta1/namespaces/default", args.adapter_address());
+    let api = format!(
+        "https://{}/apis/external.metrics.k8s.io/v1beta1/namespaces/default",
+        args.adapter_address()
+    );
     vec![
         (
             "the number an HPA scales on",
@@ -172,9 +187,15 @@ fn commands(args: &DemoArgs, credentials: &Credentials, (service, adapter): (u32
         ("the agent's metrics", format!("curl http://{}/metrics", args.agent_address())),
         (
             "a CPU profile of the service",
-            format!("go tool pprof -top 'http://{}/debug/pprof/profile?seconds=5'", args.agent_address()),
+            format!(
+                "go tool pprof -top 'http://{}/debug/pprof/profile?seconds=5'",
+                args.agent_address()
+            ),
         ),
-        ("what happens when the adapter dies, or the service", format!("kill {adapter}    kill {service}")),
+        (
+            "what happens when the adapter dies, or the service",
+            format!("kill {adapter}    kill {service}"),
+        ),
     ]
 }
 
@@ -202,7 +223,11 @@ impl Scene {
         self.replicas.look(seen.demand.as_ref().ok().copied(), now);
     }
 
-    fn frame<'a>(&'a self, seen: &Observation, commands: &'a [(&'static str, String)]) -> view::Frame<'a> {
+    fn frame<'a>(
+        &'a self,
+        seen: &Observation,
+        commands: &'a [(&'static str, String)],
+    ) -> view::Frame<'a> {
         let rows = scenario::SHOWN.iter().map(|shown| {
             let gauges = seen.gauges.as_ref().ok();
             let raw = seen.totals.get(shown.metric).or_else(|| gauges?.get(shown.metric));

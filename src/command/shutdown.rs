@@ -9,7 +9,8 @@ use tokio_util::sync::CancellationToken;
 /// If the process may not handle signals.
 pub(super) fn on_signal() -> std::io::Result<CancellationToken> {
     let token = CancellationToken::new();
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let (mut interrupt, mut terminate) =
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let cancel = token.clone();
     tokio::spawn(async move {
         tokio::select! {

@@ -349,8 +349,8 @@ mod tests {
     use parking_lot::Mutex;
     use serde_json::json;
 
-    use crate::scripted_kubernetes::ScriptedKubernetes;
     use super::*;
+    use crate::scripted_kubernetes::ScriptedKubernetes;
 
     const PATH: &str =
         "/apis/coordination.k8s.io/v1/namespaces/headroom-system/leases/headroom-adapter";

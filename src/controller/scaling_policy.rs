@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 /// What is scaled, where its signals are read, and how much of each signal one pod should carry.
 #[derive(CustomResource, Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[expect(clippy::duplicated_attributes, reason = "two columns of a table may have one type")]
 #[kube(
     group = "headroom.dev",
     version = "v1alpha1",

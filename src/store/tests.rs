@@ -126,7 +126,11 @@ fn a_family_that_appears_has_no_increase_yet() {
 fn a_label_set_that_was_left_out_before_is_no_jump_when_it_returns() {
     let ok = |at| sample("c", &[("status", "200")], at, 1.0);
     let cut = Batch {
-        dropped: vec![Dropped { name: MetricName::new("c"), reason: DropReason::TooManySeries, samples: 1 }],
+        dropped: vec![Dropped {
+            name: MetricName::new("c"),
+            reason: DropReason::TooManySeries,
+            samples: 1,
+        }],
         ..batch(1, vec![ok(1)])
     };
     let store = store([cut, batch(2, vec![ok(2), sample("c", &[("status", "500")], 2, 1e9)])]);

@@ -91,10 +91,10 @@ fn the_api_server_refuses_a_user_without_a_role_before_the_adapter_does() {
         let cluster = share().await?;
         drop(cluster.adapter().await?);
         let answer = cluster.plane.kubectl(&["get", "--raw", PATH, "--as", "jane", "-v", "0"]);
-        let text = answer.map_or_else(|error| error.to_string(), |text| text);
+        let text = answer.unwrap_or_else(|error| error.to_string());
         ensure!(text.contains("Forbidden") && text.contains("jane"), "{text}");
         let allowed = cluster.plane.kubectl(&["get", "--raw", PATH]);
-        let text = allowed.map_or_else(|error| error.to_string(), |text| text);
+        let text = allowed.unwrap_or_else(|error| error.to_string());
         ensure!(!text.contains("Forbidden"), "{text}");
         let discovery =
             cluster.plane.kubectl(&["get", "--raw", "/apis/external.metrics.k8s.io/v1beta1"])?;

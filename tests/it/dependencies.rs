@@ -3,8 +3,18 @@
 use std::fs;
 use std::path::Path;
 
-const PROMISED: &[&str] =
-    &["axum", "tokio", "prometheus", "procfs", "sysinfo", "pprof", "serde_json", "reqwest", "tracing", "kube"];
+const PROMISED: &[&str] = &[
+    "axum",
+    "tokio",
+    "prometheus",
+    "procfs",
+    "sysinfo",
+    "pprof",
+    "serde_json",
+    "reqwest",
+    "tracing",
+    "kube",
+];
 
 #[test]
 fn the_promised_crates_are_in_the_default_build_and_in_the_code() {
@@ -16,7 +26,10 @@ fn the_promised_crates_are_in_the_default_build_and_in_the_code() {
         let dependency = root
             .dependencies
             .iter()
-            .find(|dependency| dependency.name == *name && dependency.kind == cargo_metadata::DependencyKind::Normal)
+            .find(|dependency| {
+                dependency.name == *name
+                    && dependency.kind == cargo_metadata::DependencyKind::Normal
+            })
             .unwrap_or_else(|| panic!("{name} is no dependency"));
         assert!(
             !dependency.optional || by_default.contains(&format!("dep:{name}")),

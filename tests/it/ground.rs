@@ -70,7 +70,7 @@ fn pods_of_a_deployment_are_processes_that_end_with_them() {
         let processes = cluster.kubelet.processes(namespace);
         for (pod, id) in &processes {
             let words = std::fs::read_to_string(format!("/proc/{id}/cmdline"))?;
-            ensure!(words == "sleep\01000\0", "{pod} runs {words:?}");
+            ensure!(words == "sleep\x001000\x00", "{pod} runs {words:?}");
         }
         ensure!(processes.len() == 2, "{processes:?}");
 
@@ -182,7 +182,7 @@ fn kubectl_is_the_real_one_and_sees_the_node_ready() {
         let nodes = cluster.plane.kubectl(&["get", "nodes", "--no-headers"])?;
         ensure!(nodes.split_whitespace().take(2).eq(["local", "Ready"]), "{nodes}");
         let unknown = cluster.plane.kubectl(&["get", "nothing"]);
-        let text = unknown.map_or_else(|error| error.to_string(), |text| text);
+        let text = unknown.unwrap_or_else(|error| error.to_string());
         ensure!(text.contains("doesn't have a resource type"), "{text}");
         Ok(())
     });

@@ -22,8 +22,18 @@ const LAYERS: &[&[&str]] = &[
 
 /// Where decisions are made from values alone.
 const PURE: &[&str] = &["signals/catalogue.rs", "store.rs", "store/", "policy.rs", "policy/"];
-const IMPURE: &[&str] =
-    &["kube", "k8s_openapi", "axum", "hyper", "reqwest", "http", "Instant", "SystemTime", "Clock", "wall_now"];
+const IMPURE: &[&str] = &[
+    "kube",
+    "k8s_openapi",
+    "axum",
+    "hyper",
+    "reqwest",
+    "http",
+    "Instant",
+    "SystemTime",
+    "Clock",
+    "wall_now",
+];
 
 #[test]
 fn rooms_import_only_rooms_below_them() {
@@ -177,7 +187,9 @@ fn heads(group: TokenStream) -> Vec<String> {
 
 fn inline_module(tokens: &[TokenTree]) -> Option<(String, TokenStream)> {
     match tokens {
-        [TokenTree::Ident(keyword), TokenTree::Ident(name), TokenTree::Group(body), ..] if keyword == "mod" => {
+        [TokenTree::Ident(keyword), TokenTree::Ident(name), TokenTree::Group(body), ..]
+            if keyword == "mod" =>
+        {
             Some((name.to_string(), body.stream()))
         }
         _ => None,

@@ -3,7 +3,7 @@
 //! In: a control plane. Out: APIServices that are Available, served by the shipped ServiceAccount with
 //! the shipped RBAC. Never: rights that the manifests do not give.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -111,7 +111,7 @@ impl Adapter {
 fn run(
     installation: &Installation,
     kubeconfig: &PathBuf,
-    log: &PathBuf,
+    log: &Path,
     port: u16,
     metrics_port: u16,
 ) -> Result<Process> {

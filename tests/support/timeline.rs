@@ -207,7 +207,7 @@ impl Expectation {
         if ended < up_by {
             faults.push("the load ended too early to judge".to_owned());
         }
-        match within(Duration::ZERO, began).last() {
+        match within(Duration::ZERO, began).next_back() {
             Some(row) if row.wanted == self.min => {}
             other => faults.push(format!("before the load: {other:?}, expected {}", self.min)),
         }
@@ -226,7 +226,7 @@ impl Expectation {
             faults.push(format!("overshot: {row:?}, expected {}", self.right));
         }
         let down_by = ended + self.down_within;
-        match within(ended, down_by).last() {
+        match within(ended, down_by).next_back() {
             Some(row) if row.wanted == self.min => {}
             other => faults.push(format!(
                 "{:?} after the load: {other:?}, expected {}",

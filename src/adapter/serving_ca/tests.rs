@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use super::authority::{CA_LIFETIME, LEAF_LIFETIME};
 use super::registration::FIELD_MANAGER;
-use crate::scripted_kubernetes::ScriptedKubernetes;
 use super::*;
+use crate::scripted_kubernetes::ScriptedKubernetes;
 use crate::time::Clock;
 
 const API_SERVICE: &str = "v1beta1.external.metrics.k8s.io";

@@ -10,7 +10,9 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{credentials, scenario};
-use crate::adapter::{Authentication, Authorization, OwnMetrics, Server, ServingCertificate, StaticToken};
+use crate::adapter::{
+    Authentication, Authorization, OwnMetrics, Server, ServingCertificate, StaticToken,
+};
 use crate::cli::DemoArgs;
 use crate::pipeline::{Pipeline, PipelineSetup};
 use crate::policy::{Assignment, Board, Pod, Workload};
@@ -28,7 +30,12 @@ pub(super) async fn run(args: &DemoArgs, shutdown: CancellationToken) -> anyhow:
     let board = Arc::<Board>::default();
 
     let (sender, batches) = mpsc::channel(16);
-    let source = Scraper::new(ScrapeSetup { limits: Limits::default(), clock, batches: sender, registry: &registry })?;
+    let source = Scraper::new(ScrapeSetup {
+        limits: Limits::default(),
+        clock,
+        batches: sender,
+        registry: &registry,
+    })?;
     let assignments = vec![assignment(args.agent_port)?];
     let (_roster, roster) = watch::channel(Arc::new(assignments));
     let pipeline = Pipeline::new(PipelineSetup {
@@ -56,7 +63,8 @@ pub(super) async fn run(args: &DemoArgs, shutdown: CancellationToken) -> anyhow:
         extra: axum::Router::new(),
     };
     let address = args.adapter_address();
-    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+    let listener =
+        TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     server.serve(listener, shutdown).await?;
     pipeline.await.context("the pipeline panicked")
 }

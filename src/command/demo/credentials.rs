@@ -1,8 +1,8 @@
 //! The demo's certificates and token, in a folder of its own that goes when the demo ends.
 
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -24,7 +24,8 @@ pub(super) struct Credentials {
 impl Credentials {
     /// Makes a CA, a certificate for 127.0.0.1 and localhost, and a random token unless one is given.
     pub(super) fn make(token: Option<String>) -> anyhow::Result<Self> {
-        let made = self_signed(&["localhost", "127.0.0.1"]).context("cannot make the demo's certificate")?;
+        let made = self_signed(&["localhost", "127.0.0.1"])
+            .context("cannot make the demo's certificate")?;
         let folder = std::env::temp_dir().join(format!("headroom-demo-{}", std::process::id()));
         fs::DirBuilder::new()
             .mode(0o700)

@@ -57,12 +57,16 @@ pub(super) struct Endpoints<'a> {
 impl Observer {
     pub(super) fn new(endpoints: &Endpoints<'_>) -> anyhow::Result<Self> {
         let timeout = Duration::from_millis(900);
-        let ca = reqwest::Certificate::from_pem(endpoints.ca_pem).context("the demo's CA is not a certificate")?;
+        let ca = reqwest::Certificate::from_pem(endpoints.ca_pem)
+            .context("the demo's CA is not a certificate")?;
         let builder = || reqwest::Client::builder().timeout(timeout).no_proxy();
         Ok(Self {
             https: builder().tls_certs_only([ca]).build().context("cannot make an HTTPS client")?,
             http: builder().build().context("cannot make an HTTP client")?,
-            api: format!("https://{}/apis/external.metrics.k8s.io/v1beta1/namespaces/default", endpoints.adapter),
+            api: format!(
+                "https://{}/apis/external.metrics.k8s.io/v1beta1/namespaces/default",
+                endpoints.adapter
+            ),
             metrics: format!("http://{}/metrics", endpoints.agent),
             token: endpoints.token.to_owned(),
         })
@@ -83,14 +87,21 @@ impl Observer {
             }
         }
         let demand = demand.map_err(|error| format!("{error:#}"));
-        Observation { demand, signals, totals, gauges: self.gauges().await.map_err(|e| format!("{e:#}")) }
+        Observation {
+            demand,
+            signals,
+            totals,
+            gauges: self.gauges().await.map_err(|e| format!("{e:#}")),
+        }
     }
 
     async fn signals(&self) -> anyhow::Result<BTreeMap<String, f64>> {
         let items = self.items("headroom_signal_demand").await?;
         Ok(items
             .iter()
-            .filter_map(|item| Some((item["metricLabels"]["signal"].as_str()?.to_owned(), value(item).ok()?)))
+            .filter_map(|item| {
+                Some((item["metricLabels"]["signal"].as_str()?.to_owned(), value(item).ok()?))
+            })
             .collect())
     }
 
@@ -110,12 +121,18 @@ impl Observer {
     }
 
     async fn gauges(&self) -> anyhow::Result<BTreeMap<&'static str, f64>> {
-        let response = self.http.get(&self.metrics).send().await.map_err(|error| anyhow!(short(&error)))?;
+        let response =
+            self.http.get(&self.metrics).send().await.map_err(|error| anyhow!(short(&error)))?;
         let body = response.bytes().await.context("/metrics broke off")?;
-        let wanted = GAUGES.iter().map(|name| crate::sample::MetricName::new(name)).collect::<Wanted>();
+        let wanted =
+            GAUGES.iter().map(|name| crate::sample::MetricName::new(name)).collect::<Wanted>();
         let parsed = parse(&body, &wanted, &Limits::default(), wall_now())?;
         let find = |name: &&'static str| {
-            parsed.samples.iter().find(|s| s.series.name.as_str() == *name).map(|s| (*name, s.value))
+            parsed
+                .samples
+                .iter()
+                .find(|s| s.series.name.as_str() == *name)
+                .map(|s| (*name, s.value))
         };
         Ok(GAUGES.iter().filter_map(find).collect())
     }
@@ -132,5 +149,9 @@ fn short(error: &reqwest::Error) -> String {
     while let Some(source) = cause.source() {
         cause = source;
     }
-    if error.is_timeout() { "no answer in time".to_owned() } else { cause.to_string().to_lowercase() }
+    if error.is_timeout() {
+        "no answer in time".to_owned()
+    } else {
+        cause.to_string().to_lowercase()
+    }
 }

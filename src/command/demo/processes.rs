@@ -18,7 +18,10 @@ pub(super) struct Process {
 
 impl Process {
     /// Starts this program with other arguments. Its logs go where this one's go.
-    pub(super) fn start(arguments: &[String], environment: &[(&str, &str)]) -> anyhow::Result<Self> {
+    pub(super) fn start(
+        arguments: &[String],
+        environment: &[(&str, &str)],
+    ) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("cannot find the program itself")?;
         let child = Command::new(program)
             .args(arguments)

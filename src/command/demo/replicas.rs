@@ -8,7 +8,9 @@ use tokio::time::Instant;
 
 use super::scenario::{MAX_REPLICAS, MIN_REPLICAS};
 use super::view;
-use crate::policy::hpa::{Behavior, HpaPod, HpaPodPhase, Metric, Normalizer, ScaleState, Tolerance, desired_replicas};
+use crate::policy::hpa::{
+    Behavior, HpaPod, HpaPodPhase, Metric, Normalizer, ScaleState, Tolerance, desired_replicas,
+};
 use crate::quantity::Quantity;
 use crate::time::Moment;
 
@@ -49,9 +51,13 @@ impl Replicas {
             items_milli: vec![i64::try_from(served.milli_ceil()).unwrap_or(i64::MAX)],
             target_milli: 1000,
         };
-        let pod = |index| HpaPod { name: format!("sample-{index}").into(), phase: HpaPodPhase::Ready };
-        let scale =
-            ScaleState { spec_replicas: self.now, status_replicas: self.now, pods: (0..self.now).map(pod).collect() };
+        let pod =
+            |index| HpaPod { name: format!("sample-{index}").into(), phase: HpaPodPhase::Ready };
+        let scale = ScaleState {
+            spec_replicas: self.now,
+            status_replicas: self.now,
+            pods: (0..self.now).map(pod).collect(),
+        };
         if let Ok(proposal) = desired_replicas(&metric, &scale, Tolerance::default()) {
             let at = Moment::after_start(now - self.started);
             self.now = self.normalizer.next(at, self.now, proposal.replicas);

@@ -4,10 +4,11 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::policy::{
-    Aggregate, Endpoint, LatencyTarget, Learned, Policy, PolicyId, Port, Scheme, Signal, SignalKind, TargetRef, Threshold,
-};
 use super::load::Plan;
+use crate::policy::{
+    Aggregate, Endpoint, LatencyTarget, Learned, Policy, PolicyId, Port, Scheme, Signal,
+    SignalKind, TargetRef, Threshold,
+};
 use crate::units::{ByteCount, BytesPerSecond, CpuCores, Measure, Ratio, TaskCount, UnitError};
 
 /// The replica bounds of the demo's HPA.
@@ -57,7 +58,12 @@ pub(super) const SHOWN: &[Shown] = &[
         per_pod: "20 MB/s",
     },
     Shown { signal: "cpu", metric: "headroom_cpu_cores", unit: Unit::Cores, per_pod: "200m cores" },
-    Shown { signal: "latency", metric: "headroom_latency_seconds", unit: Unit::Milliseconds, per_pod: "150 ms" },
+    Shown {
+        signal: "latency",
+        metric: "headroom_latency_seconds",
+        unit: Unit::Milliseconds,
+        per_pod: "150 ms",
+    },
     Shown { signal: "queue", metric: "queue_depth", unit: Unit::Items, per_pod: "20 items" },
 ];
 
@@ -70,7 +76,11 @@ pub(super) fn policy(agent_port: u16) -> Result<Policy, UnitError> {
     Ok(Policy {
         id: id(),
         generation: 1,
-        target: TargetRef { api_version: "apps/v1".into(), kind: "Deployment".into(), name: "sample".into() },
+        target: TargetRef {
+            api_version: "apps/v1".into(),
+            kind: "Deployment".into(),
+            name: "sample".into(),
+        },
         endpoint: Endpoint {
             port: Port::Number(agent_port),
             path: "/metrics".into(),
@@ -127,5 +137,9 @@ fn latency() -> Result<LatencyTarget, UnitError> {
 }
 
 fn queue() -> Result<SignalKind, UnitError> {
-    Ok(SignalKind::Metric { name: "queue_depth".into(), aggregate: Aggregate::Sum, threshold: Threshold::new(20.0)? })
+    Ok(SignalKind::Metric {
+        name: "queue_depth".into(),
+        aggregate: Aggregate::Sum,
+        threshold: Threshold::new(20.0)?,
+    })
 }

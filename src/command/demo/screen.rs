@@ -32,7 +32,8 @@ impl Screen {
             return redraw(&view::picture(frame));
         }
         if self.frames == 0 {
-            let commands = frame.commands.iter().map(|(what, command)| format!("{what}: {command}"));
+            let commands =
+                frame.commands.iter().map(|(what, command)| format!("{what}: {command}"));
             print(&commands.collect::<Vec<_>>())?;
         }
         if self.frames.is_multiple_of(PLAIN_EVERY) {

@@ -50,7 +50,10 @@ const METER_WIDTH: usize = 24;
 /// The whole picture for a terminal.
 pub(super) fn picture(frame: &Frame<'_>) -> Vec<String> {
     let mut lines = vec![
-        format!("{}  a sample service under a load that rises and falls; Ctrl-C ends it", "Headroom".bold()),
+        format!(
+            "{}  a sample service under a load that rises and falls; Ctrl-C ends it",
+            "Headroom".bold()
+        ),
         String::new(),
         format!("  {:<9}{:>14}{:>14}{:>9}", "SIGNAL", "NOW", "PER POD", "DEMAND").dim().to_string(),
     ];
@@ -73,7 +76,9 @@ pub(super) fn picture(frame: &Frame<'_>) -> Vec<String> {
 pub(super) fn plain(frame: &Frame<'_>) -> String {
     let mut line = match &frame.demand {
         Ok(demand) => format!("demand {demand:.3}"),
-        Err(why) => format!("demand unknown ({why}; adapter silent for {} s)", frame.adapter_silent_seconds),
+        Err(why) => {
+            format!("demand unknown ({why}; adapter silent for {} s)", frame.adapter_silent_seconds)
+        }
     };
     let _ = write!(line, "  replicas {}", frame.replicas.now);
     for row in &frame.rows {
@@ -92,11 +97,19 @@ fn row_line(row: &Row<'_>, drives: bool) -> String {
     let demand = row.demand.map_or_else(|| "-".to_owned(), |demand| format!("{demand:.2}"));
     let text = format!("  {:<9}{:>14}{:>14}{demand:>9}  ", row.name, row.now, row.per_pod);
     let meter = meter(row.demand.unwrap_or(0.0));
-    if drives { format!("{}{} {}", text.bold(), meter.green(), "drives".green()) } else { format!("{text}{}", meter.dim()) }
+    if drives {
+        format!("{}{} {}", text.bold(), meter.green(), "drives".green())
+    } else {
+        format!("{text}{}", meter.dim())
+    }
 }
 
 /// One character is a quarter of a pod.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to the width of the meter")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "clamped to the width of the meter"
+)]
 fn meter(demand: f64) -> String {
     let cells = (demand * 4.0).round().clamp(0.0, METER_WIDTH as f64) as usize;
     "■".repeat(cells)
@@ -107,20 +120,30 @@ fn demand_lines(frame: &Frame<'_>) -> Vec<String> {
     let replicas = format!("{now} replicas").bold();
     let bounds = format!("(min {min}, max {max}; it looks again in {next_look_seconds} s)").dim();
     let top = match &frame.demand {
-        Ok(demand) => vec![format!("  demand    {:.2} pods   {}", demand, sparkline(frame.history).cyan())],
+        Ok(demand) => {
+            vec![format!("  demand    {:.2} pods   {}", demand, sparkline(frame.history).cyan())]
+        }
         Err(why) if frame.adapter_silent_seconds > 2 => vec![
             format!("  demand    {}", "unknown".red().bold()),
-            format!("  {}", format!("no demand for {} s: {why}", frame.adapter_silent_seconds).red()),
+            format!(
+                "  {}",
+                format!("no demand for {} s: {why}", frame.adapter_silent_seconds).red()
+            ),
         ],
         Err(why) => vec![format!("  demand    not yet known: {why}")],
     };
-    let hold = if frame.demand.is_err() { " held: without a number an HPA changes nothing" } else { "" };
+    let hold =
+        if frame.demand.is_err() { " held: without a number an HPA changes nothing" } else { "" };
     let mut lines = top;
     lines.push(format!("  an HPA    {replicas}{hold} {bounds}"));
     lines
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of the highest bar")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a share of the highest bar"
+)]
 fn sparkline(history: &VecDeque<Option<f64>>) -> String {
     let highest = history.iter().flatten().fold(1.0_f64, |a, b| a.max(*b));
     let bar = |value: &Option<f64>| match value {
@@ -137,7 +160,12 @@ mod tests {
     fn frame(history: &VecDeque<Option<f64>>, demand: Result<f64, String>) -> Frame<'_> {
         Frame {
             rows: vec![
-                Row { name: "tasks", now: "412 tasks".into(), per_pod: "200 tasks", demand: Some(2.06) },
+                Row {
+                    name: "tasks",
+                    now: "412 tasks".into(),
+                    per_pod: "200 tasks",
+                    demand: Some(2.06),
+                },
                 Row { name: "cpu", now: "-".into(), per_pod: "400m", demand: None },
             ],
             demand,
