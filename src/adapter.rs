@@ -4,7 +4,7 @@
 //! says what is missing. Never: a query to anything but the API server's own reviews, a partial sum, a redirect, or a
 //! `Retry-After`.
 //!
-//! A request passes [`limits`] (size, number, panic), [`access`] (who, may they) and then its route. The HPA's contract on the
+//! A request passes `limits` (size, number, panic), `access` (who, may they) and then its route. The HPA's contract on the
 //! wire is that of Kubernetes 1.37.
 
 mod access;

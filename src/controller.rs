@@ -4,7 +4,7 @@
 //! change; and, from the replica that leads, each policy's status and the HPA that its `autoscaler` asks for. Losing the
 //! API server keeps the last good state. Never: a network call on the way of a decision or a read.
 //!
-//! One task owns the [index](index); everything else sends it changes and reads what it publishes.
+//! One task owns the `index`; everything else sends it changes and reads what it publishes.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// The allocator to declare as `#[global_allocator]`; `headroom::profiled_jemalloc!()` does that.
 ///
-/// Each thread adds up its allocations and hands them over every [`BATCH_BYTES`] or [`BATCH_ALLOCATIONS`], so a thread that
+/// Each thread adds up its allocations and hands them over every `BATCH_BYTES` or `BATCH_ALLOCATIONS`, so a thread that
 /// ends, or stops allocating, leaves less than that uncounted.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Jemalloc;
