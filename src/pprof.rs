@@ -20,7 +20,7 @@ mod symbols;
 mod sys;
 
 pub use endpoints::routes;
-pub(crate) use sys::thread_cpu_time;
+pub use sys::thread_cpu_time;
 
 /// Who is profiled: stands in every profile as comments.
 #[derive(Clone, Debug, PartialEq, Eq)]

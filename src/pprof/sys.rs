@@ -46,7 +46,7 @@ pub(super) fn heap_profiling_accumulates() -> Result<bool, tikv_jemalloc_ctl::Er
 }
 
 /// The CPU time that this thread has used since it started.
-pub(crate) fn thread_cpu_time() -> Duration {
+pub fn thread_cpu_time() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is valid for writes; this clock exists for every thread on Linux.
     let status = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
