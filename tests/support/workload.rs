@@ -60,6 +60,9 @@ pub(crate) fn sample_deployment(name: &str, options: &SampleOptions) -> Value {
                         "readinessProbe": {
                             "httpGet": {"path": "/ready", "port": "http"},
                             "periodSeconds": 1,
+                            // A throttled pod is slow, not gone.
+                            "timeoutSeconds": 5,
+                            "failureThreshold": 6,
                         },
                     }],
                 },
