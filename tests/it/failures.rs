@@ -81,6 +81,7 @@ fn a_killed_adapter_changes_no_replicas_and_answers_soon_after_its_return() {
         sleep(Duration::from_secs(35)).await;
         let timeline = recorder.finish()?;
         cluster.delete_namespace(namespace).await?;
+        ensure!(timeline.gaps().is_empty(), "{:?}", timeline.gaps());
         ensure!(took <= limit, "asked directly it answers after {took:?}, more than {limit:?}");
         let gone = killed.elapsed();
         let lower = timeline.rows_from(Duration::ZERO).skip_while(|row| row.wanted < before);
@@ -138,6 +139,7 @@ async fn check_hung(
     cluster.delete_namespace(namespace).await?;
     let fallen: Vec<_> =
         timeline.rows_from(Duration::ZERO).filter(|row| row.wanted < replicas).collect();
+    ensure!(timeline.gaps().is_empty(), "{:?}", timeline.gaps());
     ensure!(fallen.is_empty(), "scaled down: {fallen:?}");
     grown?;
     Ok(())
@@ -188,8 +190,9 @@ fn losing_the_driving_signal_keeps_the_replicas() {
         exporter.show(&both(15))?;
         recorder.mark("queue_depth back");
         let after = wanted(&recorder, "two replicas", |wanted| wanted == 2).await;
-        recorder.finish()?;
+        let timeline = recorder.finish()?;
         cluster.delete_namespace(namespace).await?;
+        ensure!(timeline.gaps().is_empty(), "{:?}", timeline.gaps());
         ensure!(refusal.contains("queue"), "the error does not name the signal: {refusal}");
         ensure!(kept == 5, "{kept} replicas, 5 before");
         after?;

@@ -212,7 +212,9 @@ pub(crate) fn free_ports<const N: usize>() -> Result<[u16; N]> {
 /// The file is missing or wrong.
 pub(crate) async fn client_from(kubeconfig: &Path) -> Result<Client> {
     let file = Kubeconfig::read_from(kubeconfig)?;
-    let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
+    let mut config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
+    // The default repeats a 503 for minutes; here a 503 is an answer, and often the expected one.
+    config.default_retry = false;
     Ok(Client::try_from(config)?)
 }
 

@@ -9,15 +9,20 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::{Api, Client};
 use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::programs;
+
+/// How long a look waits for the served demand.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Without a row for longer, nothing can be said of the time between.
+const MAX_GAP: Duration = Duration::from_secs(10);
 
 /// What was seen of one workload.
 #[derive(Clone, Debug, Default)]
@@ -121,7 +126,8 @@ async fn record(
     loop {
         ticks.tick().await;
         let Ok(Some(deployment)) = deployments.get_opt(&name).await else { continue };
-        let demand = demand(&client, &namespace, &name).await;
+        let asked = timeout(PATIENCE, demand(&client, &namespace, &name)).await;
+        let demand = asked.unwrap_or_else(|_| Err(anyhow!("no answer in {PATIENCE:?}")));
         let row = Row {
             at: began.elapsed(),
             wanted: deployment.spec.replicas.unwrap_or(0),
@@ -151,6 +157,14 @@ impl Timeline {
     /// The rows from `from` on.
     pub(crate) fn rows_from(&self, from: Duration) -> impl Iterator<Item = &Row> {
         self.rows.iter().filter(move |row| row.at >= from)
+    }
+
+    /// The times in which nobody looked: a check of such a timeline would pass unseen.
+    pub(crate) fn gaps(&self) -> Vec<String> {
+        let pairs = self.rows.windows(2).filter(|pair| pair[1].at > pair[0].at + MAX_GAP);
+        pairs
+            .map(|pair| format!("nothing seen from {:?} to {:?}", pair[0].at, pair[1].at))
+            .collect()
     }
 
     fn store(&self, name: &str) -> Result<PathBuf> {
@@ -202,7 +216,7 @@ impl Expectation {
         let within = |from: Duration, to: Duration| {
             rows.iter().filter(move |row| row.at >= from && row.at < to)
         };
-        let mut faults = Vec::new();
+        let mut faults = timeline.gaps();
         let up_by = began + self.up_within;
         if ended < up_by {
             faults.push("the load ended too early to judge".to_owned());
@@ -273,6 +287,15 @@ mod tests {
         for constant in 0..12 {
             assert_ne!(faults(|_| constant), [""; 0], "{constant}");
         }
+    }
+
+    #[test]
+    fn a_time_in_which_nobody_looked_is_a_fault() {
+        let row =
+            |second| Row { at: Duration::from_secs(second), wanted: 1, ready: 1, demand: Ok(0.0) };
+        let seen = |rows: Vec<Row>| Timeline { rows, ..Timeline::default() }.gaps();
+        assert_eq!(seen((0..30).map(row).collect()), [""; 0]);
+        assert_eq!(seen(vec![row(0), row(1), row(40)]), ["nothing seen from 1s to 40s"]);
     }
 
     #[test]
