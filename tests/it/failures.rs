@@ -91,14 +91,20 @@ fn a_killed_adapter_changes_no_replicas_and_answers_soon_after_its_return() {
     });
 }
 
-/// `hung` of `replicas` pods accept connections and never answer, then the load of all grows.
-async fn check_hung(
-    namespace: &str,
+/// Pods that hang, and the tasks of all pods together before and after the load grows.
+struct Hang {
+    namespace: &'static str,
     replicas: i32,
     hung: usize,
-    load: f64,
-    more: f64,
-) -> Result<()> {
+    tasks_before: f64,
+    tasks_after: f64,
+    /// Pods' worth of the tasks after the load grew.
+    right: i32,
+}
+
+/// Some pods accept connections and never answer; then the load grows.
+async fn check_hung(hang: Hang) -> Result<()> {
+    let Hang { namespace, replicas, hung, tasks_before, tasks_after, right } = hang;
     let cluster = share().await?;
     drop(cluster.adapter().await?);
     let client = cluster.plane.client();
@@ -110,30 +116,19 @@ async fn check_hung(
         Ok(recorder.newest().filter(|row| row.ready == replicas))
     })
     .await?;
-    let first = LoadDriver::start(client.clone(), namespace, NAME, tasks(load))?;
+    let first = LoadDriver::start(client.clone(), namespace, NAME, tasks(tasks_before))?;
     sleep(Duration::from_secs(8)).await;
     let signals = json!([{"name": "tasks", "base": "0", "tasks": {"threshold": "100"}}]);
-    let options = PolicyOptions { min: 1, ..PolicyOptions::default() };
-    create(client.clone(), namespace, policy(NAME, &signals, &options)).await?;
-    eventually(MINUTE, "an active HPA", async || {
-        let hpas = Api::<HorizontalPodAutoscaler>::namespaced(client.clone(), namespace);
-        if hpas.get_opt(NAME).await?.is_none() {
-            return Ok(None);
-        }
-        Ok(scaling_active(&cluster, namespace).await?.filter(|(status, _)| status == "True"))
-    })
-    .await?;
-
-    let pods = Api::<Pod>::namespaced(client.clone(), namespace);
-    let names = pods.list(&ListParams::default()).await?.items;
-    for pod in names.iter().filter_map(|pod| pod.metadata.name.as_deref()).take(hung) {
-        ensure!(cluster.kubelet.signal(namespace, pod, Signal::Stop), "{pod} has no process");
-    }
+    create(client.clone(), namespace, policy(NAME, &signals, &PolicyOptions::default())).await?;
+    wait_for_active_hpa(&cluster, namespace).await?;
+    stop_pods(&cluster, namespace, hung).await?;
     recorder.mark(&format!("{hung} of {replicas} pods hang"));
+    // Past staleAfter: until then the last sample of a hung pod counts beside the load that left it.
     sleep(Duration::from_secs(50)).await;
-    let _second = LoadDriver::start(client, namespace, NAME, tasks(more))?;
+    let settled = recorder.newest().context("a row")?.wanted;
+    let _second = LoadDriver::start(client, namespace, NAME, tasks(tasks_after - tasks_before))?;
     recorder.mark("load grows");
-    let grown = wanted(&recorder, "more replicas", |wanted| wanted > replicas).await;
+    let grown = wanted(&recorder, "the right size", |wanted| wanted >= right).await;
     recorder.mark(&first.outcome());
     let timeline = recorder.finish()?;
     cluster.delete_namespace(namespace).await?;
@@ -141,18 +136,55 @@ async fn check_hung(
         timeline.rows_from(Duration::ZERO).filter(|row| row.wanted < replicas).collect();
     ensure!(timeline.gaps().is_empty(), "{:?}", timeline.gaps());
     ensure!(fallen.is_empty(), "scaled down: {fallen:?}");
+    ensure!(settled < right, "{settled} replicas before the load grew: nothing was left to show");
     grown?;
+    Ok(())
+}
+
+async fn wait_for_active_hpa(cluster: &Cluster, namespace: &str) -> Result<()> {
+    let hpas = Api::<HorizontalPodAutoscaler>::namespaced(cluster.plane.client(), namespace);
+    eventually(MINUTE, "an active HPA", async || {
+        if hpas.get_opt(NAME).await?.is_none() {
+            return Ok(None);
+        }
+        let active = scaling_active(cluster, namespace).await?;
+        Ok(active.filter(|(status, _)| status == "True").map(drop))
+    })
+    .await
+}
+
+async fn stop_pods(cluster: &Cluster, namespace: &str, count: usize) -> Result<()> {
+    let pods = Api::<Pod>::namespaced(cluster.plane.client(), namespace);
+    let listed = pods.list(&ListParams::default()).await?.items;
+    let names = listed.iter().filter_map(|pod| pod.metadata.name.as_deref());
+    for pod in names.take(count) {
+        ensure!(cluster.kubelet.signal(namespace, pod, Signal::Stop), "{pod} has no process");
+    }
     Ok(())
 }
 
 #[test]
 fn one_hung_pod_of_two_lowers_nothing_and_stops_no_scale_up() {
-    run(check_hung("hangs-one-of-two", 2, 1, 180.0, 270.0));
+    run(check_hung(Hang {
+        namespace: "hangs-one-of-two",
+        replicas: 2,
+        hung: 1,
+        tasks_before: 180.0,
+        tasks_after: 480.0,
+        right: 5,
+    }));
 }
 
 #[test]
 fn three_hung_pods_of_ten_lower_nothing_and_stop_no_scale_up() {
-    run(check_hung("hangs-three-of-ten", 10, 3, 950.0, 475.0));
+    run(check_hung(Hang {
+        namespace: "hangs-three-of-ten",
+        replicas: 10,
+        hung: 3,
+        tasks_before: 950.0,
+        tasks_after: 1780.0,
+        right: 18,
+    }));
 }
 
 #[test]
