@@ -69,7 +69,7 @@ In another shell:
     k describe hpa {NAME}
     k get --raw /apis/external.metrics.k8s.io/v1beta1/namespaces/{NAMESPACE}/headroom_demand
 
-Load, on every pod there is (450 tasks are 4.5 pods' worth):
+Load on the first pod (450 tasks are 4.5 pods' worth; the HPA looks every 15 s):
 
     ips() {{ k get pods -o jsonpath='{{.items[*].status.podIP}}'; }}
     curl -X POST "http://$(ips | cut -d' ' -f1):8000/tasks?count=450&seconds=60"

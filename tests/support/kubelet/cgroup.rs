@@ -92,8 +92,7 @@ impl CgroupSupport {
     pub(super) fn remove(&self) {
         let Self::Enforced { roots } = self else { return };
         for root in roots {
-            // Not empty while a pod is still being reaped; the next run removes it.
-            let _left = fs::remove_dir(&root.path);
+            remove_tree(&root.path);
         }
     }
 }
@@ -202,11 +201,7 @@ fn make_root(base: &Path) -> io::Result<PathBuf> {
         if Path::new("/proc").join(owner).exists() {
             continue;
         }
-        for pod in fs::read_dir(entry.path())?.flatten() {
-            // Files cannot be removed and go with the directory.
-            let _file = fs::remove_dir(pod.path());
-        }
-        let _busy = fs::remove_dir(entry.path());
+        remove_tree(&entry.path());
     }
     let unique =
         format!("{PREFIX}{}-{}", std::process::id(), jiff::Timestamp::now().as_millisecond());
@@ -215,6 +210,16 @@ fn make_root(base: &Path) -> io::Result<PathBuf> {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
         _ => Ok(path),
     }
+}
+
+/// Removes a process's directory and those of its pods. One that a killed process has not left yet is
+/// busy: the next run removes it.
+fn remove_tree(root: &Path) {
+    for pod in fs::read_dir(root).into_iter().flatten().flatten() {
+        // The kernel's own files cannot be removed and go with the directory.
+        let _file = fs::remove_dir(pod.path());
+    }
+    let _busy = fs::remove_dir(root);
 }
 
 fn version_1_directory(mounts: &str, own: &str, controller: &str) -> Option<PathBuf> {
