@@ -41,7 +41,8 @@
 //! | [`policy`] | the demand, and why |
 //! | [`agent`], [`sources`], [`controller`], [`adapter`] | HTTP, Kubernetes |
 //! | [`pipeline`] | the order of things |
-//! | [`command`], [`cli`] | one composition root per subcommand |
+//! | [`cli`] | the arguments |
+//! | [`command`] | one composition root per subcommand |
 //!
 //! The catalogue, the store and the policy know no Kubernetes, no HTTP and no clock.
 //!
@@ -75,8 +76,19 @@
 //!   own parser; `sysinfo` gives what belongs to the node, its memory and cores.
 //! - **Saturation is corrected.** tokio's busy counter stands still while a poll holds a worker: a service with one worker
 //!   blocked for 3 s read 60 ns busy after 2 s, and a jump of 3 s afterwards. [`signals`] credits the running poll.
-//! - **Allocation rate from size classes.** jemalloc's `nmalloc` counts refills of thread caches: 6 % of the bytes in a
-//!   measurement; requests per size class gave 99.96 %.
+//! - **Allocations are counted in the allocator.** jemalloc 5.3.1 merges its counters of requests only when a thread's cache
+//!   fills or is flushed: 400 MB a round in pairs of 4 KiB read as 0 for nearly 20 rounds. [`profiled_jemalloc!`] wraps
+//!   jemalloc and counts bytes asked for per thread, for 5 to 12 ns per malloc and free of 64 bytes to 1 KiB.
+//! - **The CPU sampler is our own**, per-thread CPU timers and a frame-pointer walk; crate `pprof` gives the types of
+//!   profile.proto. Its sampler weights threads wrongly (ITIMER_PROF: 0.41 to 1.35 of the expected samples for four equal
+//!   threads, 0.76 to 0.97 with a timer each), and its frame-pointer walk starts at the return address, so that the
+//!   function that burns is in no stack.
+//! - **Profiles name functions, not lines**, unless asked for `?lines=1`: with 18 MB of debug information the line tables
+//!   cost 70 MB and 1.3 s in the service, its symbols under 10 MB and 81 ms. `go tool pprof` can add lines itself.
+//! - **The work of draining is no steady work.** In the work form, what pods use to work off a backlog is taken out of the
+//!   steady part; counted twice, a backlog asked for 29 pods where 20 were right.
+//! - **The quantile without load is interpolated by the bucket's mean.** Plain interpolation reads a constant 101 ms in a
+//!   bucket of 100 to 250 ms as 242 ms, over a target of 150 ms that the service meets.
 
 pub mod time;
 pub mod units;

@@ -65,7 +65,7 @@ pub(super) fn run(args: AdapterArgs) -> anyhow::Result<()> {
 }
 
 async fn client(args: &AdapterArgs) -> anyhow::Result<kube::Client> {
-    let config = match &args.kubeconfig {
+    let mut config = match &args.kubeconfig {
         Some(path) => {
             let file = Kubeconfig::read_from(path)
                 .with_context(|| format!("cannot read {}", path.display()))?;
@@ -77,6 +77,8 @@ async fn client(args: &AdapterArgs) -> anyhow::Result<kube::Client> {
             kube::Config::incluster().context("not in a cluster, and no --kubeconfig is given")?
         }
     };
+    // Every loop has a pace of its own, and a request under way must not wait minutes for a server that answers 503.
+    config.default_retry = false;
     kube::Client::try_from(config).context("cannot make a client of the Kubernetes API")
 }
 

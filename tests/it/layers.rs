@@ -17,7 +17,9 @@ const LAYERS: &[&[&str]] = &[
     &["policy"],
     &["agent", "sources", "controller", "adapter"],
     &["pipeline", "doctor", "sla", "fleet"],
-    &["command", "cli", "main"],
+    &["cli"],
+    &["command"],
+    &["main"],
 ];
 
 /// Where decisions are made from values alone.
