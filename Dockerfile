@@ -1,4 +1,4 @@
-# The image `headroom`: one binary for the adapter, the sidecar agent and the demo.
+# The image `headroom`: one binary for the adapter and the demo with its sample service.
 #
 #   docker build -t headroom:0.1.0 .
 #

@@ -1,7 +1,7 @@
 # The front door. `make run` shows Headroom at work without a cluster; `make test` proves all of it against real Kubernetes.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test cluster fmt lint unit it deny features docs crd clean-cache
+.PHONY: help run test cluster fmt lint unit it deny features docs crd
 
 cache := $(or $(HEADROOM_CACHE),$(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME)/headroom,$(HOME)/.cache/headroom))
 deny_version := 0.20.2
@@ -42,6 +42,10 @@ docs: ## the documentation builds without a warning
 
 deny: $(deny) ## licences, bans, sources, duplicates
 	$(deny) --log-level error check licenses bans sources
+
+.PHONY: advisories
+advisories: $(deny) ## known vulnerabilities; clones the advisory database, so not part of `make test`
+	$(deny) check advisories
 
 $(deny):
 	cargo install cargo-deny --version $(deny_version) --locked --debug --quiet --root $(cache)/cargo-deny-$(deny_version)

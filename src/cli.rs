@@ -8,7 +8,12 @@ use clap::{Args, Parser, Subcommand};
 
 /// Kubernetes autoscaling on what services really feel.
 #[derive(Debug, Parser)]
-#[command(name = "headroom", version, about)]
+#[command(
+    name = "headroom",
+    version,
+    about,
+    after_help = "HEADROOM_LOG sets what is logged, e.g. `debug` or `headroom::adapter=debug,info`."
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -120,6 +125,9 @@ pub struct AdapterArgs {
     /// This replica's name in the Lease.
     #[arg(long, env = "POD_NAME")]
     pub identity: Option<String>,
+    /// This replica's address, for clients that use it; it goes into the serving certificate.
+    #[arg(long, env = "POD_IP")]
+    pub pod_ip: Option<IpAddr>,
     /// Take over the APIService v1beta1.external.metrics.k8s.io from another adapter.
     #[arg(long)]
     pub take_over: bool,

@@ -1,5 +1,5 @@
 //! Headroom makes a Kubernetes HorizontalPodAutoscaler scale on what a service's runtime knows about itself: live tasks,
-//! heap, allocation rate, CPU, latency, or any metric of its own.
+//! heap, allocation rate, CPU, latency, or any gauge of its own.
 //!
 //! # The parts
 //!

@@ -3,7 +3,6 @@
 //! Every room runs as one task; the first that ends on its own ends the program with its reason, so that Kubernetes
 //! restarts a whole adapter and never runs half of one.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,8 +58,9 @@ pub(super) fn run(args: AdapterArgs) -> anyhow::Result<()> {
             .with_context(|| format!("cannot listen on {}", args.metrics_bind_address))?;
         let parts = Parts::new(args, client);
         info!(secure_port = parts.args.secure_port, "adapter starts");
-        let tasks = parts.start(listener, plain, &shutdown)?;
-        supervise(tasks, shutdown).await
+        let lease = CancellationToken::new();
+        let tasks = parts.start(listener, plain, &shutdown, &lease)?;
+        supervise(tasks, shutdown, lease).await
     })
 }
 
@@ -112,9 +112,10 @@ impl Parts {
         listener: TcpListener,
         plain: TcpListener,
         shutdown: &CancellationToken,
+        lease: &CancellationToken,
     ) -> anyhow::Result<Tasks> {
         let mut tasks = Tasks::new();
-        let leading = self.elect(&mut tasks, shutdown)?;
+        let leading = self.elect(&mut tasks, lease)?;
         let roster = self.control(&mut tasks, leading.clone(), shutdown);
         self.decide(&mut tasks, roster, shutdown)?;
         let certificate = Arc::new(ServingCertificate::new(self.progress.add_condition("TLS")));
@@ -132,7 +133,7 @@ impl Parts {
     fn elect(
         &self,
         tasks: &mut Tasks,
-        shutdown: &CancellationToken,
+        lease: &CancellationToken,
     ) -> anyhow::Result<watch::Receiver<bool>> {
         let replica = match &self.args.identity {
             Some(name) => name.clone(),
@@ -146,7 +147,7 @@ impl Parts {
             &self.progress,
             &self.registry,
         )?;
-        let ended = shutdown.clone();
+        let ended = lease.clone();
         tasks.spawn(async move {
             election.run(ended).await;
             Ok("leader election")
@@ -235,7 +236,7 @@ impl Parts {
             namespace: self.args.namespace.clone(),
             service: self.args.service_name.clone(),
             service_port: 443,
-            pod_ip: std::env::var("POD_IP").ok().and_then(|ip| ip.parse::<IpAddr>().ok()),
+            pod_ip: self.args.pod_ip,
             api_services: vec![API_SERVICE.to_owned()],
             take_over: self.args.take_over,
         };
@@ -284,7 +285,11 @@ impl Parts {
 }
 
 /// Waits for the end: told to, or because a task ended on its own.
-async fn supervise(mut tasks: Tasks, shutdown: CancellationToken) -> anyhow::Result<()> {
+async fn supervise(
+    mut tasks: Tasks,
+    shutdown: CancellationToken,
+    lease: CancellationToken,
+) -> anyhow::Result<()> {
     let fault = tokio::select! {
         () = shutdown.cancelled() => None,
         Some(ended) = tasks.join_next() => match ended {
@@ -296,8 +301,13 @@ async fn supervise(mut tasks: Tasks, shutdown: CancellationToken) -> anyhow::Res
         },
     };
     shutdown.cancel();
-    let drained =
-        tokio::time::timeout(DRAIN, async { while tasks.join_next().await.is_some() {} }).await;
+    let drained = tokio::time::timeout(DRAIN, async {
+        // The Lease goes last: while it is held, no other replica writes beside a write under way.
+        while tasks.len() > 1 && tasks.join_next().await.is_some() {}
+        lease.cancel();
+        tasks.join_next().await;
+    })
+    .await;
     info!(drained = drained.is_ok(), "adapter ends");
     fault.map_or(Ok(()), Err)
 }

@@ -121,13 +121,16 @@ fn service_arguments(args: &DemoArgs) -> Vec<String> {
     let mut arguments = vec!["demo".to_owned(), "--service-only".to_owned()];
     arguments.extend(["--service-bind".to_owned(), args.service_address().to_string()]);
     arguments.extend(["--agent-bind".to_owned(), args.agent_address().to_string()]);
+    let delay = format!("{}ms", args.service_startup_delay.as_millis());
+    arguments.extend(["--service-startup-delay".to_owned(), delay]);
+    arguments.extend(["--service-concurrency".to_owned(), args.service_concurrency.to_string()]);
     arguments
 }
 
 fn adapter_arguments(args: &DemoArgs, credentials: &Path) -> Vec<String> {
     let mut arguments = vec!["demo".to_owned(), "--adapter-only".to_owned()];
     arguments.extend(["--adapter-port".to_owned(), args.adapter_port.to_string()]);
-    arguments.extend(["--agent-port".to_owned(), args.agent_address().port().to_string()]);
+    arguments.extend(["--agent-bind".to_owned(), args.agent_address().to_string()]);
     arguments.extend(["--credentials".to_owned(), credentials.display().to_string()]);
     arguments
 }

@@ -1,7 +1,7 @@
 //! The demo's adapter: the pipeline and the API server of the real one, with one constant policy and one pod.
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -36,7 +36,7 @@ pub(super) async fn run(args: &DemoArgs, shutdown: CancellationToken) -> anyhow:
         batches: sender,
         registry: &registry,
     })?;
-    let assignments = vec![assignment(args.agent_port)?];
+    let assignments = vec![assignment(args.agent_address())?];
     let (_roster, roster) = watch::channel(Arc::new(assignments));
     let pipeline = Pipeline::new(PipelineSetup {
         roster,
@@ -69,19 +69,19 @@ pub(super) async fn run(args: &DemoArgs, shutdown: CancellationToken) -> anyhow:
     pipeline.await.context("the pipeline panicked")
 }
 
-fn assignment(agent_port: u16) -> anyhow::Result<Assignment> {
+fn assignment(agent: SocketAddr) -> anyhow::Result<Assignment> {
     let pod = Pod {
         key: PodKey("demo".into()),
         name: "sample".into(),
-        ip: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-        port: Some(agent_port),
+        ip: Some(agent.ip()),
+        port: Some(agent.port()),
         started_at: Some(Timestamp::default()),
         ready_since: Some(wall_now()),
         ended: false,
         cpu_limit: None,
     };
     Ok(Assignment::Active {
-        policy: Arc::new(scenario::policy(agent_port)?),
+        policy: Arc::new(scenario::policy(agent.port())?),
         workload: Arc::new(Workload { spec_replicas: 1, status_replicas: 1, pods: vec![pod] }),
     })
 }
