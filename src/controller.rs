@@ -6,7 +6,6 @@
 //!
 //! One task owns the `index`; everything else sends it changes and reads what it publishes.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,7 +40,7 @@ pub use index::reason;
 pub use status::READY;
 
 use hpa::SeenHpa;
-use index::{Change, Index, Ruling, SeenPolicy, TargetKey};
+use index::{Change, Index, Ruling, SeenPolicy, WantedTargets};
 use pods::{PodView, SeenPod};
 use scaling_policy::ScalingPolicy;
 use targets::Targets;
@@ -183,7 +182,7 @@ async fn watch_autoscalers(
 /// The one owner of the [`Index`].
 struct IndexLoop {
     queue: mpsc::Receiver<Change>,
-    wanted: watch::Sender<Arc<BTreeSet<TargetKey>>>,
+    wanted: watch::Sender<Arc<WantedTargets>>,
     rulings: watch::Sender<Arc<Vec<Ruling>>>,
     roster: watch::Sender<Arc<Vec<Assignment>>>,
     beat: Beat,
@@ -217,7 +216,7 @@ impl IndexLoop {
     }
 
     fn publish(&self, index: &mut Index) {
-        let wanted = index.wanted();
+        let wanted = index.want();
         self.wanted.send_if_modified(|current| {
             let changed = **current != wanted;
             if changed {

@@ -52,6 +52,10 @@ pub(super) enum ScaleReading {
     Unreadable(String),
 }
 
+/// The targets whose scale must be known. A target's number stays for as long as it is wanted without a break: another
+/// number tells who reads scales that the last reading has been forgotten.
+pub(super) type WantedTargets = BTreeMap<TargetKey, u64>;
+
 /// Something that was seen.
 #[derive(Debug)]
 pub(super) enum Change {
@@ -163,6 +167,8 @@ pub(super) struct Index {
     incoming_pods: HashMap<Arc<str>, PodsByName>,
     pods_listed: bool,
     scales: HashMap<TargetKey, ScaleReading>,
+    wanted: WantedTargets,
+    last_number: u64,
     rulings: BTreeMap<PolicyId, Ruling>,
     dirty: BTreeSet<PolicyId>,
 }
@@ -182,9 +188,20 @@ impl Index {
         self.policies_listed && self.pods_listed
     }
 
-    /// The targets whose scale must be known.
-    pub(super) fn wanted(&self) -> BTreeSet<TargetKey> {
-        self.policies.values().filter_map(|policy| policy.target_key()).collect()
+    /// The targets whose scale must be known from here on. Forgets the scales of all others: to be called when a burst of
+    /// changes is over, so that a policy that is deleted and made anew within it keeps what is known of its target.
+    pub(super) fn want(&mut self) -> WantedTargets {
+        let mut wanted = WantedTargets::new();
+        for key in self.policies.values().filter_map(|policy| policy.target_key()) {
+            let number = self.wanted.get(&key).copied().unwrap_or_else(|| {
+                self.last_number += 1;
+                self.last_number
+            });
+            wanted.insert(key, number);
+        }
+        self.scales.retain(|key, _| wanted.contains_key(key));
+        self.wanted.clone_from(&wanted);
+        wanted
     }
 
     /// Rules anew on what changed. `None` if that changed nothing.
@@ -229,8 +246,6 @@ impl Index {
                 self.policies.remove(&policy.id);
             }
         }
-        let wanted = self.wanted();
-        self.scales.retain(|key, _| wanted.contains(key));
     }
 
     /// A status write must not look like a new policy to those who decide: what was compiled from the same generation
@@ -287,7 +302,8 @@ impl Index {
             .filter(|policy| policy.target_key().as_ref() == Some(&key))
             .map(|policy| policy.id.clone())
             .collect();
-        if of_target.is_empty() {
+        // A reading may fall between the deletion of a policy and its being made anew.
+        if of_target.is_empty() && !self.wanted.contains_key(&key) {
             return;
         }
         self.dirty.extend(of_target);
@@ -470,10 +486,12 @@ mod tests {
 
     fn check(changes: Vec<Change>, expected: &[&str]) {
         let mut index = index();
+        index.want();
         assert_eq!(shown(index.settle()), ["checkout: 2 a"]);
         for change in changes {
             index.apply(change);
         }
+        index.want();
         assert_eq!(shown(index.settle()), expected);
     }
 
@@ -585,6 +603,41 @@ mod tests {
             object["spec"]["scaleTargetRef"]["name"] = json!("cart");
         });
         check(vec![Change::Policy(Event::Apply(moved))], &["checkout: TargetPending"]);
+    }
+
+    fn deleted() -> Change {
+        Change::Policy(Event::Delete(policy("checkout", |_| {})))
+    }
+
+    fn made_anew() -> Change {
+        Change::Policy(Event::Apply(policy("checkout", |object| {
+            object["metadata"]["uid"] = json!("uid-anew");
+        })))
+    }
+
+    #[test]
+    fn a_policy_deleted_and_made_anew_within_one_burst_keeps_its_targets_scale() {
+        check(vec![deleted(), made_anew()], &["checkout: 2 a"]);
+        let read_meanwhile = Change::Scale(target("checkout"), scale(5));
+        check(vec![deleted(), read_meanwhile, made_anew()], &["checkout: 5 a"]);
+    }
+
+    #[test]
+    fn a_target_wanted_again_after_a_break_has_another_number() {
+        let mut index = index();
+        let number = |index: &mut Index| index.want().get(&target("checkout")).copied();
+        let first = number(&mut index).expect("it is wanted");
+        assert_eq!(number(&mut index), Some(first));
+        index.apply(deleted());
+        index.apply(made_anew());
+        assert_eq!(number(&mut index), Some(first), "no break was published");
+        index.apply(deleted());
+        assert_eq!(number(&mut index), None);
+        index.apply(made_anew());
+        let again = number(&mut index).expect("it is wanted again");
+        assert_ne!(again, first);
+        index.settle();
+        assert!(index.scales.is_empty(), "the reading was forgotten with the first number");
     }
 
     #[test]

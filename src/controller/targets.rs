@@ -4,7 +4,7 @@
 //! metadata-only watch over the cluster, which tells that an object changed; then one read of its scale subresource, the
 //! same one that the HPA reads. Never: a read by timer, except where a watch is refused or failing.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::debug;
 
-use super::index::{Change, ScaleReading, TargetKey};
+use super::index::{Change, ScaleReading, TargetKey, WantedTargets};
 use super::watches::{Told, Watch, WatchMetrics, watch_config};
 use crate::sample::Selector;
 
@@ -36,7 +36,7 @@ const FIRST_RETRY: Duration = Duration::from_secs(1);
 pub(super) struct Targets {
     pub(super) client: kube::Client,
     pub(super) changes: mpsc::Sender<Change>,
-    pub(super) wanted: watch::Receiver<Arc<BTreeSet<TargetKey>>>,
+    pub(super) wanted: watch::Receiver<Arc<WantedTargets>>,
     pub(super) metrics: WatchMetrics,
 }
 
@@ -68,30 +68,44 @@ struct KindWatch {
     task: AbortHandle,
 }
 
+/// A target that is being read.
+struct Followed {
+    /// The number under which it is wanted.
+    number: u64,
+    changed: Arc<Notify>,
+    task: AbortHandle,
+}
+
 impl Targets {
     /// Runs until the receiver of changes, or the sender of wanted targets, is gone.
     pub(super) async fn run(mut self) {
         let mut tasks = JoinSet::new();
         let mut kinds: HashMap<KindKey, KindWatch> = HashMap::new();
-        let mut followed: HashMap<TargetKey, AbortHandle> = HashMap::new();
+        let mut followed: HashMap<TargetKey, Followed> = HashMap::new();
         let reads = Arc::new(Semaphore::new(MAX_READS));
         loop {
             let wanted = self.wanted.borrow_and_update().clone();
-            followed.retain(|key, task| {
-                let keep = wanted.contains(key);
-                if !keep {
-                    task.abort();
+            followed.retain(|key, followed| {
+                let Some(&number) = wanted.get(key) else {
+                    followed.task.abort();
                     if let Some(kind) = kinds.get(&KindKey::of(key)) {
                         kind.followers.lock().remove(key);
                     }
+                    return false;
+                };
+                if followed.number != number {
+                    // It was unwanted meanwhile, and the reading forgotten.
+                    followed.number = number;
+                    followed.changed.notify_one();
                 }
-                keep
+                true
             });
-            for key in
-                wanted.iter().filter(|key| !followed.contains_key(key)).cloned().collect::<Vec<_>>()
-            {
+            for (key, &number) in wanted.iter() {
+                if followed.contains_key(key) {
+                    continue;
+                }
                 let kind = kinds
-                    .entry(KindKey::of(&key))
+                    .entry(KindKey::of(key))
                     .or_insert_with_key(|kind| self.watch_kind(kind.clone(), &mut tasks));
                 let changed = Arc::new(Notify::new());
                 kind.followers.lock().insert(key.clone(), changed.clone());
@@ -99,11 +113,12 @@ impl Targets {
                     client: self.client.clone(),
                     key: key.clone(),
                     kind: kind.state.clone(),
-                    changed,
+                    changed: changed.clone(),
                     reads: reads.clone(),
                     changes: self.changes.clone(),
                 };
-                followed.insert(key, tasks.spawn(follower.run()));
+                let task = tasks.spawn(follower.run());
+                followed.insert(key.clone(), Followed { number, changed, task });
             }
             kinds.retain(|_, kind| {
                 let keep = !kind.followers.lock().is_empty();
@@ -344,5 +359,58 @@ fn reading(kind: &str, name: &str, scale: &Scale) -> ScaleReading {
         Err(error) => {
             ScaleReading::Unreadable(format!("the selector {text:?} of {kind} {name}: {error}"))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::client::Body;
+    use serde_json::json;
+
+    use super::*;
+    use crate::policy::TargetRef;
+
+    /// Answers reads of scales, and lists nothing ever.
+    fn client() -> kube::Client {
+        let service = tower::service_fn(|request: http::Request<Body>| async move {
+            if !request.uri().path().ends_with("/scale") {
+                std::future::pending::<()>().await;
+            }
+            let scale = json!({
+                "apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": {"name": "checkout"},
+                "spec": {"replicas": 2}, "status": {"replicas": 2, "selector": "app=checkout"},
+            });
+            Ok::<_, std::convert::Infallible>(http::Response::new(Body::from(
+                scale.to_string().into_bytes(),
+            )))
+        });
+        kube::Client::new(service, "shop")
+    }
+
+    #[tokio::test]
+    async fn a_target_unwanted_and_wanted_again_between_two_looks_is_read_again() {
+        let target = TargetRef {
+            api_version: "apps/v1".into(),
+            kind: "Deployment".into(),
+            name: "checkout".into(),
+        };
+        let key = TargetKey { namespace: "shop".into(), target };
+        let wanting = |number| Arc::new(WantedTargets::from([(key.clone(), number)]));
+        let (changes, mut read) = mpsc::channel(8);
+        let (wanted, wanted_targets) = watch::channel(wanting(1));
+        let metrics = WatchMetrics::register(&prometheus::Registry::new()).expect("it is empty");
+        let targets = Targets { client: client(), changes, wanted: wanted_targets, metrics };
+        let task = tokio::spawn(targets.run());
+        // Without being told, the next read is due after UNWATCHED_INTERVAL.
+        let soon = UNWATCHED_INTERVAL / 2;
+        for number in [2, 3] {
+            let change = tokio::time::timeout(soon, read.recv()).await.expect("it is read at once");
+            assert!(
+                matches!(&change, Some(Change::Scale(of, ScaleReading::Known { .. })) if *of == key),
+                "{change:?}"
+            );
+            wanted.send_replace(wanting(number));
+        }
+        task.abort();
     }
 }
