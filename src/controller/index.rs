@@ -73,6 +73,8 @@ pub(super) struct SeenPolicy {
     created: Option<Timestamp>,
     pub(super) compiled: Result<Arc<Policy>, String>,
     pub(super) target: Option<ScaleTargetRef>,
+    /// The target, also while the spec is invalid: then the last valid one, whose HPA stays, or else the one that is named.
+    claim: Option<TargetRef>,
     pub(super) autoscaler: Option<Autoscaler>,
     pub(super) status: ScalingPolicyStatus,
 }
@@ -103,6 +105,11 @@ impl From<DeserializeGuard<ScalingPolicy>> for SeenPolicy {
             }
             Err(problem) => (Err(problem), None, None, ScalingPolicyStatus::default()),
         };
+        let named = target.as_ref().map(|target: &ScaleTargetRef| TargetRef {
+            api_version: target.api_version.as_str().into(),
+            kind: target.kind.as_str().into(),
+            name: target.name.as_str().into(),
+        });
         Self {
             id: PolicyId {
                 namespace: metadata.namespace.unwrap_or_default().into(),
@@ -113,6 +120,7 @@ impl From<DeserializeGuard<ScalingPolicy>> for SeenPolicy {
             created: metadata.creation_timestamp.as_ref().map(timestamp),
             compiled,
             target,
+            claim: named,
             autoscaler,
             status,
         }
@@ -120,6 +128,12 @@ impl From<DeserializeGuard<ScalingPolicy>> for SeenPolicy {
 }
 
 impl SeenPolicy {
+    /// What no younger policy may have beside it.
+    fn claimed(&self) -> Option<TargetKey> {
+        let target = self.claim.clone()?;
+        Some(TargetKey { namespace: self.id.namespace.clone(), target })
+    }
+
     fn target_key(&self) -> Option<TargetKey> {
         let policy = self.compiled.as_ref().ok()?;
         Some(TargetKey { namespace: self.id.namespace.clone(), target: policy.target.clone() })
@@ -132,6 +146,7 @@ impl SeenPolicy {
             uid: "uid".to_owned(),
             generation,
             created: None,
+            claim: Some(policy.target.clone()),
             compiled: Ok(policy),
             target: None,
             autoscaler: None,
@@ -233,7 +248,7 @@ impl Index {
             }
             Event::Apply(policy) => {
                 let policy = self.keep_compiled(*policy);
-                let claim = |policy: &SeenPolicy| (policy.target_key(), policy.created);
+                let claim = |policy: &SeenPolicy| (policy.claimed(), policy.created);
                 let earlier = self.policies.get(&policy.id);
                 if earlier.is_none_or(|earlier| claim(earlier) != claim(&policy)) {
                     self.mark_namespace(&policy.id.namespace);
@@ -249,8 +264,15 @@ impl Index {
     }
 
     /// A status write must not look like a new policy to those who decide: what was compiled from the same generation
-    /// stays, with what had been learned then.
+    /// stays, with what had been learned then. An invalid spec keeps the claim that was there before.
     fn keep_compiled(&self, mut policy: SeenPolicy) -> Arc<SeenPolicy> {
+        if let Some(earlier) = self.policies.get(&policy.id)
+            && earlier.uid == policy.uid
+            && policy.compiled.is_err()
+            && earlier.claim.is_some()
+        {
+            policy.claim.clone_from(&earlier.claim);
+        }
         if let Some(earlier) = self.policies.get(&policy.id)
             && earlier.uid == policy.uid
             && earlier.generation == policy.generation
@@ -391,7 +413,7 @@ impl Index {
     fn elder(&self, seen: &SeenPolicy, key: &TargetKey) -> Option<&PolicyId> {
         self.policies_in(&seen.id.namespace)
             .filter(|other| other.id != seen.id && other.seniority() < seen.seniority())
-            .find(|other| other.target_key().is_some_and(|other| same_object(&other, key)))
+            .find(|other| other.claimed().is_some_and(|other| same_object(&other, key)))
             .map(|other| &other.id)
     }
 
@@ -577,13 +599,33 @@ mod tests {
     }
 
     #[test]
-    fn an_invalid_spec_is_refused_and_gives_up_its_target() {
-        let invalid =
-            policy("checkout", |object| object["spec"]["signals"] = json!([{"name": "none"}]));
-        let younger = policy("z", |_| {});
+    fn an_older_policy_keeps_its_claim_while_its_spec_is_invalid() {
+        let younger = || Change::Policy(Event::Apply(policy("z", |_| {})));
+        let check_invalid = |spec: fn(&mut Value)| {
+            let invalid = policy("checkout", |object| spec(&mut object["spec"]));
+            check(
+                vec![younger(), Change::Policy(Event::Apply(invalid))],
+                &["checkout: InvalidSpec", "z: TargetConflict"],
+            );
+        };
+        check_invalid(|spec| spec["signals"] = json!([{"name": "none"}]));
+        check_invalid(|spec| spec["signals"] = json!("unreadable"));
+        // The HPA made for the last valid spec stays on its target.
+        check_invalid(|spec| {
+            spec["signals"] = json!([{"name": "none"}]);
+            spec["scaleTargetRef"]["name"] = json!("cart");
+        });
+    }
+
+    #[test]
+    fn an_older_policy_that_was_never_valid_claims_the_target_it_names() {
+        let invalid = policy("a-older", |object| {
+            object["metadata"]["creationTimestamp"] = json!("2026-09-21T14:13:19Z");
+            object["spec"]["signals"] = json!([{"name": "none"}]);
+        });
         check(
-            vec![Change::Policy(Event::Apply(younger)), Change::Policy(Event::Apply(invalid))],
-            &["checkout: InvalidSpec", "z: 2 a"],
+            vec![Change::Policy(Event::Apply(invalid))],
+            &["a-older: InvalidSpec", "checkout: TargetConflict"],
         );
     }
 
