@@ -54,9 +54,7 @@ impl Gate {
             Err(error) => {
                 self.metrics.authenticated("error");
                 warn!(error = chain(&error), "cannot tell who is asking");
-                return Err(ApiStatus::unavailable(
-                    "cannot tell who is asking: the API server does not answer",
-                ));
+                return Err(ApiStatus::unavailable(error.sentence()));
             }
         };
         match self.authorization.authorize(&identity, info).await {

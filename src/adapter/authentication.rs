@@ -34,6 +34,9 @@ const TOKEN_STANDS_FOR: Duration = Duration::from_secs(10);
 const TOKENS_KEPT: usize = 4096;
 /// Longest token that is asked about. Service account tokens have about 1 KiB.
 const MAX_TOKEN_BYTES: usize = 16 * 1024;
+/// What the API server says of every token that none of its authenticators took, alone or in a list with what went wrong
+/// in them (apiserver `pkg/authentication/request/bearertoken/bearertoken.go`).
+const INVALID_TOKEN: &str = "invalid bearer token";
 /// Reviews that may be under way at once.
 const REVIEWS_AT_ONCE: usize = 64;
 
@@ -96,10 +99,26 @@ pub enum AuthenticationError {
     /// The API server did not answer.
     #[error("cannot review a token")]
     Review(#[source] Box<kube::Error>),
+    /// The API server answered that it could not find out, for example because its own webhook is away.
+    #[error("the API server failed to review a token: {0}")]
+    Failed(String),
     /// Too many tokens are being reviewed. Anyone can send a token: those that wait must not take the place of requests
     /// that need no review.
     #[error("more than {REVIEWS_AT_ONCE} tokens are under review")]
     Busy,
+}
+
+impl AuthenticationError {
+    /// What whoever asked is told.
+    pub(super) const fn sentence(&self) -> &'static str {
+        match self {
+            Self::Review(_) => "cannot tell who is asking: the API server does not answer",
+            Self::Failed(_) => {
+                "cannot tell who is asking: the API server failed to review the token"
+            }
+            Self::Busy => "cannot tell who is asking: too many tokens are under review",
+        }
+    }
 }
 
 /// The ways to tell who is asking. One is real, the other is for a demo without a cluster.
@@ -260,9 +279,12 @@ impl TokenReviews {
             .await
             .map_err(|error| AuthenticationError::Review(Box::new(error)))?;
         let status = answer.status.unwrap_or_default();
-        let identity = match status.authenticated {
-            Some(true) => status.user.and_then(identity_of),
-            _ => None,
+        let identity = match (status.authenticated, status.error.as_deref()) {
+            (Some(true), _) => status.user.and_then(identity_of),
+            (_, None | Some("" | INVALID_TOKEN)) => None,
+            // The rest of the list may be a failure that is over at the next request.
+            (_, Some(error)) if error.contains(INVALID_TOKEN) => return Ok(None),
+            (_, Some(error)) => return Err(AuthenticationError::Failed(error.to_owned())),
         };
         self.known.put(key, identity.clone(), Instant::now(), TOKEN_STANDS_FOR);
         Ok(identity)
@@ -322,6 +344,19 @@ mod tests {
         for nothing in ["Bearer", "Bearer ", "Basic abc", "abc", ""] {
             assert_eq!(read(nothing), None, "{nothing}");
         }
+    }
+
+    #[tokio::test]
+    async fn too_many_tokens_under_review_is_not_blamed_on_the_api_server() {
+        let silent = tower::service_fn(|_: http::Request<kube::client::Body>| {
+            std::future::pending::<Result<http::Response<kube::client::Body>, std::io::Error>>()
+        });
+        let reviews = TokenReviews::new(Client::new(silent, "default"));
+        let all = u32::try_from(REVIEWS_AT_ONCE).expect("a small number");
+        let taken = reviews.permits.try_acquire_many(all).expect("nobody else asks");
+        let error = reviews.review("token").await.expect_err("there is no place");
+        assert_eq!(error.sentence(), "cannot tell who is asking: too many tokens are under review");
+        drop(taken);
     }
 
     #[test]

@@ -31,6 +31,9 @@ use crate::probes::Condition;
 const NAMESPACE: &str = "kube-system";
 /// The ConfigMap there.
 const CONFIG_MAP: &str = "extension-apiserver-authentication";
+/// Its keys with the CAs.
+const CLIENT_CA: &str = "client-ca-file";
+const REQUEST_HEADER_CA: &str = "requestheader-client-ca-file";
 /// How long the verdict on a connection's certificate stands; a certificate that expires meanwhile is noticed so late.
 const VERDICT_STANDS_FOR: Duration = Duration::from_secs(30);
 
@@ -66,6 +69,12 @@ pub enum ClientCaError {
         key: &'static str,
         /// What is wrong with it.
         source: serde_json::Error,
+    },
+    /// A CA that is in use is there no more. To take it out of use would refuse everyone it vouches for.
+    #[error("{key} is in use, and the ConfigMap no longer has it")]
+    Withdrawn {
+        /// The ConfigMap's key.
+        key: &'static str,
     },
     /// The ConfigMap cannot be read.
     #[error("cannot read ConfigMap {NAMESPACE}/{CONFIG_MAP}")]
@@ -109,8 +118,8 @@ impl ClientCaSettings {
     /// # Errors
     /// [`ClientCaError`] for anything that is there and cannot be used.
     pub fn from_config_map(data: &BTreeMap<String, String>) -> Result<Self, ClientCaError> {
-        let client_ca = authority(data, "client-ca-file")?;
-        let request_header = match authority(data, "requestheader-client-ca-file")? {
+        let client_ca = authority(data, CLIENT_CA)?;
+        let request_header = match authority(data, REQUEST_HEADER_CA)? {
             None => None,
             Some(ca) => Some(RequestHeaderSettings {
                 ca,
@@ -181,32 +190,40 @@ impl ClientCas {
         self.current.load_full()
     }
 
-    fn install_from(&self, map: ConfigMap) {
-        match ClientCaSettings::from_config_map(&map.data.unwrap_or_default()) {
-            Ok(settings) => {
-                let client_ca = settings.client_ca.is_some();
-                let request_header = settings.request_header.is_some();
-                self.install(settings);
-                info!(client_ca, request_header, "client CAs loaded");
-            }
-            Err(error) => {
-                let error = chain(&error);
-                warn!(error, "client CAs are unusable; the last good ones stay in use");
+    /// Uses the settings of this ConfigMap, unless something is wrong with them or a CA in use is not among them (as
+    /// apiserver `pkg/server/dynamiccertificates/configmap_cafile_content.go`).
+    fn install_from(&self, map: ConfigMap) -> Result<(), ClientCaError> {
+        let settings = ClientCaSettings::from_config_map(&map.data.unwrap_or_default())?;
+        let (client_ca, request_header) =
+            (settings.client_ca.is_some(), settings.request_header.is_some());
+        let current = self.current.load();
+        for (key, was, is) in [
+            (CLIENT_CA, current.client_ca.is_some(), client_ca),
+            (REQUEST_HEADER_CA, current.request_header.is_some(), request_header),
+        ] {
+            if was && !is {
+                return Err(ClientCaError::Withdrawn { key });
             }
         }
+        self.install(settings);
+        info!(client_ca, request_header, "client CAs loaded");
+        Ok(())
+    }
+
+    /// Whether there is a CA to fall back on.
+    fn serves(&self) -> bool {
+        let current = self.current.load();
+        current.client_ca.is_some() || current.request_header.is_some()
     }
 
     /// Reads the ConfigMap once.
     ///
     /// # Errors
-    /// [`ClientCaError`] if it cannot be read, is not there, or cannot be used.
+    /// [`ClientCaError`] if it cannot be read, is not there, or cannot be used. Then the last good settings stay in use.
     pub async fn load_from(&self, client: Client) -> Result<(), ClientCaError> {
         let api: Api<ConfigMap> = Api::namespaced(client, NAMESPACE);
         let found = api.get_opt(CONFIG_MAP).await.map_err(|e| ClientCaError::Read(Box::new(e)))?;
-        let data = found.ok_or(ClientCaError::Missing)?.data.unwrap_or_default();
-        self.install(ClientCaSettings::from_config_map(&data)?);
-        info!("client CAs loaded");
-        Ok(())
+        self.install_from(found.ok_or(ClientCaError::Missing)?)
     }
 
     /// Reads the ConfigMap and follows its changes until `shutdown`. Needs the role
@@ -214,7 +231,9 @@ impl ClientCas {
     pub async fn follow(&self, client: Client, shutdown: CancellationToken) {
         if let Err(error) = self.load_from(client.clone()).await {
             warn!(error = chain(&error), "cannot load the client CAs yet");
-            self.condition.not_ready(error.to_string());
+            if !self.serves() {
+                self.condition.not_ready(error.to_string());
+            }
         }
         let api: Api<ConfigMap> = Api::namespaced(client, NAMESPACE);
         let mut changes = std::pin::pin!(watcher::watch_object(api, CONFIG_MAP).default_backoff());
@@ -224,7 +243,12 @@ impl ClientCas {
                 change = changes.next() => change,
             };
             match change {
-                Some(Ok(Some(map))) => self.install_from(map),
+                Some(Ok(Some(map))) => {
+                    if let Err(error) = self.install_from(map) {
+                        let error = chain(&error);
+                        warn!(error, "client CAs are unusable; the last good ones stay in use");
+                    }
+                }
                 Some(Ok(None)) => {
                     warn!("the ConfigMap with the client CAs is gone; the last ones stay in use")
                 }

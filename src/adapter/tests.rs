@@ -139,7 +139,8 @@ impl Script {
         }
     }
 
-    /// `good` is alice, `slow` is never answered, `broken` fails, others are unknown.
+    /// `good` is alice, `slow` is never answered, `broken` fails, `webhook…` meets authenticators that fail, `unknown` is
+    /// refused as kube-apiserver words it, others without a word.
     async fn token(&self, mut review: Value) -> Response<Body> {
         *self.tokens.lock() += 1;
         let status = match review["spec"]["token"].as_str() {
@@ -148,6 +149,13 @@ impl Script {
             }}),
             Some("slow") => std::future::pending().await,
             Some("broken") => return broken(),
+            Some("webhook") => {
+                json!({"authenticated": false, "error": "webhook: connection refused"})
+            }
+            Some("webhook-of-many") => {
+                json!({"authenticated": false, "error": "[invalid bearer token, webhook: connection refused]"})
+            }
+            Some("unknown") => json!({"authenticated": false, "error": "invalid bearer token"}),
             _ => json!({"authenticated": false}),
         };
         review["status"] = status;

@@ -137,6 +137,26 @@ async fn case_15_the_config_map_is_followed() {
     following.await.expect("the task ends with the token");
 }
 
+#[tokio::test]
+async fn a_config_map_that_lost_a_ca_in_use_is_refused_and_the_last_good_one_serves() {
+    let server = Running::start().await;
+    server.demand("shop", "checkout", 1.0);
+    let (client_ca, proxy_ca) = (server.client_ca.pem(), server.proxy_ca.pem());
+    let proxy = server.proxy();
+    for (map, key) in [
+        (BTreeMap::new(), "client-ca-file"),
+        (config_map("", &proxy_ca), "client-ca-file"),
+        (config_map(&client_ca, ""), "requestheader-client-ca-file"),
+    ] {
+        *server.script.maps.lock() = vec![map];
+        let refused = server.cas.load_from(server.script.client()).await.expect_err(key);
+        let expected = format!("{key} is in use, and the ConfigMap no longer has it");
+        assert_eq!(refused.to_string(), expected);
+        assert_eq!(proxy.get(PATH, &[("x-remote-user", "bob")]).await.code, StatusCode::OK);
+        assert_eq!(server.progress.ready(), Ok(()));
+    }
+}
+
 #[test]
 fn a_bad_config_map_is_refused_with_its_key() {
     let ca = Ca::new("ca").pem();
@@ -231,6 +251,35 @@ async fn a_token_is_reviewed_once_and_then_remembered() {
     assert_eq!((&access["user"], &access["uid"]), (&json!("alice"), &json!("u-1")));
     assert_eq!(access["extra"], json!({"k": ["v"]}));
     assert_eq!(access["groups"], json!(["dev", "system:authenticated"]));
+}
+
+#[tokio::test]
+async fn a_token_review_that_failed_inside_the_api_server_is_an_error_and_not_remembered() {
+    let server = Running::start().await;
+    let anyone = server.anyone();
+    for reviews in 1..=2 {
+        let answer = anyone.get(PATH, &[("authorization", "Bearer webhook")]).await;
+        assert_eq!(
+            answer.status(503, "ServiceUnavailable"),
+            "cannot tell who is asking: the API server failed to review the token"
+        );
+        assert_eq!(*server.script.tokens.lock(), reviews);
+    }
+}
+
+#[tokio::test]
+async fn an_invalid_token_is_nobodys_and_remembered_unless_an_authenticator_may_have_failed() {
+    let server = Running::start().await;
+    let anyone = server.anyone();
+    for _ in 0..2 {
+        anyone.get(PATH, &[("authorization", "Bearer unknown")]).await.status(401, "Unauthorized");
+    }
+    assert_eq!(*server.script.tokens.lock(), 1);
+    for _ in 0..2 {
+        let answer = anyone.get(PATH, &[("authorization", "Bearer webhook-of-many")]).await;
+        answer.status(401, "Unauthorized");
+    }
+    assert_eq!(*server.script.tokens.lock(), 3);
 }
 
 #[tokio::test]
