@@ -181,8 +181,8 @@ impl Agent {
         self.local_addr
     }
 
-    /// The registry behind `/metrics`, for the service's own metrics. A collector registered here runs on the agent's thread
-    /// at every scrape: it must not block.
+    /// The registry behind `/metrics`, for the service's own metrics. A collector registered here runs at every scrape, on a
+    /// thread of the agent: scrapes fail while one takes longer than 2 s.
     #[must_use]
     pub const fn registry(&self) -> &Registry {
         &self.registry

@@ -2,11 +2,10 @@
 //!
 //! In: a listener. Out: answers, from a bounded number of connections. Never: a client that keeps others from being answered:
 //! heads have to arrive in time, a peer that does not read loses its connection, and when all places are taken the oldest
-//! idle connection makes room.
+//! idle connection makes room. Never: a probe or profile that waits for a collector of the service.
 
 use std::collections::VecDeque;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,7 +24,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::{IntCounter, Registry};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::sync::Semaphore;
+use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
@@ -45,6 +45,8 @@ const MAX_CONNECTIONS: usize = 64;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// For an answer of which the client takes no byte.
 const WRITE_PATIENCE: Duration = Duration::from_secs(10);
+/// For the collectors of one scrape, together with those of the scrape before it.
+const GATHER_DEADLINE: Duration = Duration::from_secs(2);
 /// For answers that are being written when the agent stops.
 const DRAIN: Duration = Duration::from_millis(500);
 
@@ -52,22 +54,53 @@ const DRAIN: Duration = Duration::from_millis(500);
 pub(super) fn routes(registry: Registry, progress: &Progress, service: &pprof::Service) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
-        .with_state(registry)
+        .with_state(Exposition::new(registry))
         .merge(progress.routes())
         .merge(pprof::routes(service))
 }
 
-async fn metrics(State(registry): State<Registry>, headers: HeaderMap) -> Response {
+/// What a scrape needs. Collectors that the service registered are foreign code, which may wait for a lock that the service
+/// holds: they run on a thread of their own, and one at a time, so that late ones do not pile up.
+#[derive(Clone)]
+struct Exposition {
+    registry: Registry,
+    turn: Arc<Semaphore>,
+}
+
+impl Exposition {
+    fn new(registry: Registry) -> Self {
+        Self { registry, turn: Arc::new(Semaphore::new(1)) }
+    }
+
+    /// Waits for its turn and for the collectors. Those go on when the caller no longer waits, and keep the turn.
+    async fn encoded(self, format: Format) -> Result<String, JoinError> {
+        let turn = self.turn.acquire_owned().await.expect("the semaphore is never closed");
+        tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            format.encode(&self.registry.gather())
+        })
+        .await
+    }
+}
+
+async fn metrics(State(exposition): State<Exposition>, headers: HeaderMap) -> Response {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     let format = Format::negotiate(accept);
-    // Collectors that the service registered are foreign code, and run here.
-    let gathered = catch_unwind(AssertUnwindSafe(|| registry.gather()));
-    let Ok(families) = gathered else {
-        tracing::error!("a collector panicked");
-        return (StatusCode::INTERNAL_SERVER_ERROR, "a collector panicked").into_response();
-    };
-    let headers = [(header::CONTENT_TYPE, format.content_type()), (header::VARY, "accept")];
-    (headers, format.encode(&families)).into_response()
+    match tokio::time::timeout(GATHER_DEADLINE, exposition.encoded(format)).await {
+        Ok(Ok(text)) => {
+            let headers = [(header::CONTENT_TYPE, format.content_type()), (header::VARY, "accept")];
+            (headers, text).into_response()
+        }
+        Ok(Err(error)) => {
+            tracing::error!(error = &error as &dyn std::error::Error, "a collector panicked");
+            (StatusCode::INTERNAL_SERVER_ERROR, "a collector panicked").into_response()
+        }
+        Err(_) => {
+            tracing::warn!("a collector of the service did not answer in time");
+            (StatusCode::SERVICE_UNAVAILABLE, "a collector did not answer within 2 s")
+                .into_response()
+        }
+    }
 }
 
 /// Counts what the server did to its clients.

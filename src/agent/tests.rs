@@ -254,6 +254,51 @@ async fn a_collector_of_the_service_that_panics_costs_one_answer() {
     assert_eq!(ask(agent.local_addr(), "/livez", "*/*").0, 200);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_collector_of_the_service_that_blocks_stops_neither_probes_nor_profiles() {
+    #[derive(Debug)]
+    struct Waiting {
+        description: prometheus::core::Desc,
+        entered: mpsc::Sender<()>,
+        lock: Arc<Mutex<()>>,
+    }
+    impl prometheus::core::Collector for Waiting {
+        fn desc(&self) -> Vec<&prometheus::core::Desc> {
+            vec![&self.description]
+        }
+        fn collect(&self) -> Vec<prometheus::proto::MetricFamily> {
+            // The test may have heard enough.
+            let _ = self.entered.send(());
+            drop(self.lock.lock());
+            Vec::new()
+        }
+    }
+    let agent = start();
+    let address = agent.local_addr();
+    let (entered, collecting) = mpsc::channel();
+    let lock = Arc::new(Mutex::new(()));
+    let description =
+        prometheus::core::Desc::new("waiting".into(), "Waits".into(), Vec::new(), HashMap::new())
+            .expect("a valid name");
+    let waiting = Waiting { description, entered, lock: lock.clone() };
+    agent.registry().register(Box::new(waiting)).expect("a new name");
+
+    let blocked = lock.lock();
+    let scrape = std::thread::spawn(move || ask(address, "/metrics", "*/*"));
+    collecting.recv_timeout(Duration::from_secs(20)).expect("the scrape collects");
+    for path in ["/healthz", "/livez", "/readyz", "/debug/pprof/"] {
+        assert_eq!(ask(address, path, "*/*").0, 200, "{path}");
+    }
+    let (status, _, reason) = scrape.join().expect("the scrape is answered");
+    let late = (503, "a collector did not answer within 2 s");
+    assert_eq!((status, reason.as_str()), late);
+    let (status, _, reason) = ask(address, "/metrics", "*/*");
+    assert_eq!((status, reason.as_str()), late);
+    assert!(collecting.try_recv().is_err(), "late scrapes wait for their turn on no thread");
+    drop(blocked);
+    assert_eq!(ask(address, "/metrics", "*/*").0, 200);
+}
+
 #[test]
 fn an_agent_outside_a_runtime_is_an_error() {
     assert!(matches!(Agent::builder().start(), Err(AgentError::NoRuntime(_))));
