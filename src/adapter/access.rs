@@ -42,6 +42,7 @@ impl Gate {
         peer: Option<&PeerCertificate>,
         info: &RequestInfo,
     ) -> Result<Identity, ApiStatus> {
+        self.metrics.client_cas_refused(self.authentication.refused_cas());
         let identity = match self.authentication.authenticate(headers, peer).await {
             Ok(Some((identity, means))) => {
                 self.metrics.authenticated(means.as_str());

@@ -148,6 +148,16 @@ impl Authentication {
     }
 }
 
+impl Authentication {
+    /// Whether clients are judged by CAs that are older than the cluster's word on them.
+    pub(super) fn refused_cas(&self) -> bool {
+        match self {
+            Self::Delegated(delegated) => delegated.cas.refused(),
+            Self::StaticToken(_) => false,
+        }
+    }
+}
+
 /// Front proxy headers, then client certificates, then tokens.
 #[derive(Debug)]
 pub struct Delegated {

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -89,6 +90,8 @@ pub enum ClientCaError {
 pub struct ClientCas {
     current: ArcSwap<ClientCaSettings>,
     condition: Condition,
+    /// The ConfigMap as last seen was refused: the settings are older than it.
+    refused: AtomicBool,
 }
 
 /// One state of the ConfigMap.
@@ -175,7 +178,7 @@ impl ClientCas {
     #[must_use]
     pub fn new(condition: Condition) -> Self {
         condition.not_ready("the client CAs are not loaded yet");
-        Self { current: ArcSwap::default(), condition }
+        Self { current: ArcSwap::default(), condition, refused: AtomicBool::new(false) }
     }
 
     /// Uses these settings from the next request on, also on connections that are open.
@@ -193,6 +196,12 @@ impl ClientCas {
     /// Uses the settings of this ConfigMap, unless something is wrong with them or a CA in use is not among them (as
     /// apiserver `pkg/server/dynamiccertificates/configmap_cafile_content.go`).
     fn install_from(&self, map: ConfigMap) -> Result<(), ClientCaError> {
+        let outcome = self.install_checked(map);
+        self.refused.store(outcome.is_err(), Ordering::Relaxed);
+        outcome
+    }
+
+    fn install_checked(&self, map: ConfigMap) -> Result<(), ClientCaError> {
         let settings = ClientCaSettings::from_config_map(&map.data.unwrap_or_default())?;
         let (client_ca, request_header) =
             (settings.client_ca.is_some(), settings.request_header.is_some());
@@ -208,6 +217,11 @@ impl ClientCas {
         self.install(settings);
         info!(client_ca, request_header, "client CAs loaded");
         Ok(())
+    }
+
+    /// Whether the ConfigMap as last seen was refused.
+    pub(super) fn refused(&self) -> bool {
+        self.refused.load(Ordering::Relaxed)
     }
 
     /// Whether there is a CA to fall back on.

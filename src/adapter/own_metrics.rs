@@ -11,8 +11,8 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry,
-    TextEncoder,
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
+    Registry, TextEncoder,
 };
 
 use crate::probes::Progress;
@@ -31,6 +31,7 @@ pub struct OwnMetrics {
     authentications: IntCounterVec,
     served_ages: Histogram,
     handshake_failures: IntCounter,
+    client_cas_refused: IntGauge,
 }
 
 impl OwnMetrics {
@@ -66,6 +67,10 @@ impl OwnMetrics {
                 &["outcome"],
             )?,
             served_ages: Histogram::with_opts(ages)?,
+            client_cas_refused: IntGauge::new(
+                "headroom_adapter_client_ca_config_refused",
+                "1 if at the last request the ConfigMap with the client CAs was refused and older ones were in use.",
+            )?,
             handshake_failures: IntCounter::new(
                 "headroom_adapter_tls_handshake_failures_total",
                 "Connections that gave up, or were given up, before TLS was established.",
@@ -76,6 +81,7 @@ impl OwnMetrics {
         registry.register(Box::new(own.authentications.clone()))?;
         registry.register(Box::new(own.served_ages.clone()))?;
         registry.register(Box::new(own.handshake_failures.clone()))?;
+        registry.register(Box::new(own.client_cas_refused.clone()))?;
         Ok(own)
     }
 
@@ -91,6 +97,10 @@ impl OwnMetrics {
 
     pub(super) fn served(&self, age: Duration) {
         self.served_ages.observe(age.as_secs_f64());
+    }
+
+    pub(super) fn client_cas_refused(&self, refused: bool) {
+        self.client_cas_refused.set(i64::from(refused));
     }
 
     pub(super) fn handshake_failed(&self) {

@@ -143,6 +143,13 @@ async fn a_config_map_that_lost_a_ca_in_use_is_refused_and_the_last_good_one_ser
     server.demand("shop", "checkout", 1.0);
     let (client_ca, proxy_ca) = (server.client_ca.pem(), server.proxy_ca.pem());
     let proxy = server.proxy();
+    let check_refused = |refused: u8| {
+        let text = prometheus::TextEncoder::new()
+            .encode_to_string(&server.registry.gather())
+            .expect("the metrics are text");
+        let line = format!("headroom_adapter_client_ca_config_refused {refused}");
+        assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+    };
     for (map, key) in [
         (BTreeMap::new(), "client-ca-file"),
         (config_map("", &proxy_ca), "client-ca-file"),
@@ -154,7 +161,12 @@ async fn a_config_map_that_lost_a_ca_in_use_is_refused_and_the_last_good_one_ser
         assert_eq!(refused.to_string(), expected);
         assert_eq!(proxy.get(PATH, &[("x-remote-user", "bob")]).await.code, StatusCode::OK);
         assert_eq!(server.progress.ready(), Ok(()));
+        check_refused(1);
     }
+    *server.script.maps.lock() = vec![config_map(&client_ca, &proxy_ca)];
+    server.cas.load_from(server.script.client()).await.expect("both CAs are back");
+    assert_eq!(proxy.get(PATH, &[("x-remote-user", "bob")]).await.code, StatusCode::OK);
+    check_refused(0);
 }
 
 #[test]
