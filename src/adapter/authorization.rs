@@ -25,7 +25,8 @@ const DENIED_STANDS_FOR: Duration = Duration::from_secs(10);
 const ANSWERS_KEPT: usize = 8192;
 /// Reviews that may be under way at once.
 const REVIEWS_AT_ONCE: usize = 64;
-/// The aggregator's own users, which read discovery and OpenAPI without any group (hpa.md 1.1).
+/// The aggregator's own users, which read discovery and OpenAPI without any group: kube-aggregator
+/// `pkg/apiserver/handler_discovery.go`, `pkg/controllers/openapi/aggregator/downloader.go`.
 const AGGREGATOR_USERS: [&str; 2] = ["system:kube-aggregator", "system:aggregator"];
 
 /// Why it cannot be said whether they may.

@@ -1,7 +1,8 @@
 //! What the server says it serves: discovery in both forms, and OpenAPI documents.
 //!
 //! In: the table [`GROUPS`]. Out: documents made once, each with an `ETag`. Never: a document that grows with metrics or
-//! policies, and never a verb besides `get`: the namespace controller would list and delete through it (hpa.md 1.1).
+//! policies, and never a verb besides `get`: the namespace controller would list and delete through it (kubernetes
+//! `pkg/controller/namespace/deletion/namespaced_resources_deleter.go`).
 
 use std::sync::Arc;
 

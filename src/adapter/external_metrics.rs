@@ -232,7 +232,8 @@ fn read(
     Ok(items)
 }
 
-/// A decision stands for `staleAfter`: the HPA ignores timestamps, so that age must become an error (hpa.md 0).
+/// A decision stands for `staleAfter`: the HPA only logs timestamps (kubernetes
+/// `pkg/controller/podautoscaler/horizontal.go`), so that age must become an error.
 fn fresh(decision: &Decision, now: Now) -> Result<(), Unserved> {
     let age = now.monotonic.since(decision.decided);
     if age <= decision.stale_after {

@@ -155,7 +155,7 @@ mod tests {
         assert_eq!((info.verb.as_str(), shown.as_str()), (verb, resource), "{method} {uri}");
     }
 
-    /// The verbs of hpa.md 1.3.
+    /// As apiserver `pkg/endpoints/request/requestinfo.go` tells them.
     #[test]
     fn verbs_and_resources_are_those_of_the_api_server() {
         const E: &str = "/apis/external.metrics.k8s.io/v1beta1";

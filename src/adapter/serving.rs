@@ -115,7 +115,8 @@ pub(super) fn tls_config(
 }
 
 /// Asks for a client certificate with an empty list of CAs, so that the front proxy sends its own whatever CA it is from
-/// (hpa.md 1.2), and checks no more than that the client holds the key.
+/// (Go `crypto/tls/handshake_client.go`: a client keeps back a certificate that none of the listed CAs signed), and checks
+/// no more than that the client holds the key.
 #[derive(Debug)]
 struct Possession {
     algorithms: WebPkiSupportedAlgorithms,

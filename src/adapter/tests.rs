@@ -1,6 +1,7 @@
 //! The whole server over real TLS on loopback, with CAs made here and a scripted API server behind it.
 //!
-//! Numbers in names are cases of the HPA's contract (reference `hpa.md`, section 5).
+//! Tests named `case_…` hold what the HPA (kubernetes `pkg/controller/podautoscaler/metrics/client.go`) and the aggregator
+//! (kube-aggregator `pkg/apiserver/handler_proxy.go`) rely on; the numbers tell them apart, no more.
 
 mod access;
 mod connection;
