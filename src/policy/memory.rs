@@ -12,6 +12,7 @@ use super::window::WindowMean;
 use super::{
     Finding, LearnedSignal, Policy, Quantile, Signal, SignalDecision, SignalKind, Total, Unserved,
 };
+use crate::time::Moment;
 use crate::units::Measure;
 
 /// The largest learned CPU base, as a share of the threshold.
@@ -28,6 +29,8 @@ pub(super) struct Memory {
     pub(super) cost: CostLearning,
     /// Endpoints whose requests were short while there was no queue.
     pub(super) short_endpoints: BTreeSet<String>,
+    /// When a pod last had requests in its short span.
+    pub(super) last_busy: Option<Moment>,
     start: Option<LearnedSignal>,
 }
 
@@ -57,6 +60,7 @@ impl Memory {
                 of_start(|learned| learned.quantile_seconds),
             ),
             short_endpoints: BTreeSet::new(),
+            last_busy: None,
             start,
         }
     }
@@ -74,6 +78,7 @@ impl Memory {
             fresh.base = self.base;
             fresh.cost = self.cost;
             fresh.short_endpoints = self.short_endpoints;
+            fresh.last_busy = self.last_busy;
             fresh.start = self.start;
         }
         fresh

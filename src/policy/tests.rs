@@ -670,6 +670,37 @@ fn latency_demand_is_arrivals_by_service_time_over_the_utilisation_that_the_targ
 }
 
 #[test]
+fn a_quiet_gap_between_requests_is_no_demand_of_zero_while_the_service_time_is_unknown() {
+    let mut scene = Scene::new(policy(vec![latency(0.15, None)]), 1);
+    let mut report = |completed, in_flight, what: &str, expected| {
+        scene.report(0, requests("POST /checkout", completed, in_flight));
+        assert_demand(what, &scene.decide(), expected);
+        scene.pass(5.0);
+    };
+    report(1000.0, 4.0, "one sample", Err("AwaitingSecondSample"));
+    report(1205.0, 4.0, "busy, too much to learn from", Err("ServiceTimeUnknown"));
+    report(1205.0, 0.0, "quiet for 5 s", Err("ServiceTimeUnknown"));
+    report(1205.0, 0.0, "quiet for 10 s", Err("ServiceTimeUnknown"));
+    report(1205.0, 0.0, "quiet for the window of 15 s", Ok(0.0));
+    report(1205.0, 1.0, "one in flight", Err("ServiceTimeUnknown"));
+}
+
+#[test]
+fn a_busy_pod_that_is_gone_still_makes_the_window_busy() {
+    let mut scene = Scene::new(policy(vec![latency(0.15, None)]), 2);
+    for (second, completed) in [(0.0, 1000.0), (5.0, 1205.0)] {
+        scene.now = start() + seconds(second);
+        scene.report(0, requests("POST /checkout", 7.0, 0.0));
+        scene.report(1, requests("POST /checkout", completed, 4.0));
+        scene.decide();
+    }
+    scene.workload.pods.remove(1);
+    scene.pass(5.0);
+    scene.report(0, requests("POST /checkout", 7.0, 0.0));
+    assert_demand("gone", &scene.decide(), Err("ServiceTimeUnknown"));
+}
+
+#[test]
 fn a_pod_that_serves_the_family_but_not_the_endpoint_had_no_requests() {
     let cases: [(&str, Readings, Result<f64, &str>); 4] = [
         ("another endpoint", requests("GET /", 1e6, 9.0), Ok(0.0)),

@@ -51,6 +51,8 @@ impl Traffic {
 pub(super) struct Requests<'a> {
     endpoint: Option<&'a str>,
     short: BTreeSet<&'a str>,
+    /// Endpoints that completed requests, long ones.
+    open: BTreeSet<&'a str>,
 }
 
 fn endpoint_of(labels: &Labels) -> &str {
@@ -75,6 +77,7 @@ impl<'a> Requests<'a> {
             }
         }
         let mut short = BTreeSet::new();
+        let mut open = BTreeSet::new();
         for (endpoint, (seconds, requests)) in lifetime {
             let is_short = requests > 0.0 && seconds / requests < LONG_REQUEST_SECONDS;
             if is_short && requests >= ENOUGH_COMPLETIONS && remembered.len() < REMEMBERED_ENDPOINTS
@@ -83,9 +86,11 @@ impl<'a> Requests<'a> {
             }
             if is_short || remembered.contains(endpoint) {
                 short.insert(endpoint);
+            } else if requests > 0.0 {
+                open.insert(endpoint);
             }
         }
-        Self { endpoint, short }
+        Self { endpoint, short, open }
     }
 
     fn wants(&self, labels: &Labels) -> bool {
@@ -126,6 +131,19 @@ impl<'a> Requests<'a> {
         };
         self.add_in_flight(window, gap, &mut traffic);
         Found::Value(traffic, newest.arrived)
+    }
+
+    /// Whether a request is in flight, or completed in the last `over`. Connections that stay open by design do not count.
+    pub(super) fn had_any(&self, window: &PodWindow, over: Duration) -> bool {
+        let completed = self
+            .series(window, REQUEST_COUNT)
+            .filter_map(|(_, series)| series.span_over(over))
+            .any(|span| span.increase > 0.0);
+        let mut in_flight = self.series(window, REQUESTS_IN_FLIGHT);
+        completed
+            || in_flight.any(|(labels, series)| {
+                series.newest().value > 0.0 && !self.open.contains(endpoint_of(labels))
+            })
     }
 
     fn add_in_flight(&self, window: &PodWindow, gap: Duration, traffic: &mut Traffic) {
