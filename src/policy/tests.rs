@@ -686,6 +686,33 @@ fn a_quiet_gap_between_requests_is_no_demand_of_zero_while_the_service_time_is_u
 }
 
 #[test]
+fn requests_that_are_asked_for_only_now_are_unknown_and_not_none() {
+    let mut scene = Scene::new(policy(vec![tasks(100.0)]), 1);
+    scene.settle(1, &live(50.0));
+    scene.decider.update(Arc::new(policy(vec![latency(0.15, Some(0.1))])));
+    scene.pass(5.0);
+    scene.report(0, requests("POST /checkout", 1000.0, 8.0));
+    assert_demand("the first count", &scene.decide(), Err("AwaitingSecondSample"));
+    scene.pass(5.0);
+    scene.report(0, requests("POST /checkout", 1400.0, 8.0));
+    assert_demand("the second", &scene.decide(), Ok(8.0 / (8.0 * 0.652_105)));
+}
+
+#[test]
+fn a_label_set_that_appears_beside_known_ones_counts_from_zero() {
+    let mut scene = Scene::new(policy(vec![latency(0.15, Some(0.1))]), 1);
+    scene.settle(1, &requests("POST /checkout", 1000.0, 0.0));
+    let failed = reading(
+        "http_server_request_duration_seconds_count",
+        &[("endpoint", "POST /checkout"), ("status_code", "500")],
+        400.0,
+    );
+    scene.pass(5.0);
+    scene.report(0, [requests("POST /checkout", 1000.0, 0.0), vec![failed]].concat());
+    assert_demand("80 failures a second", &scene.decide(), Ok(8.0 / (8.0 * 0.652_105)));
+}
+
+#[test]
 fn a_busy_pod_that_is_gone_still_makes_the_window_busy() {
     let mut scene = Scene::new(policy(vec![latency(0.15, None)]), 2);
     for (second, completed) in [(0.0, 1000.0), (5.0, 1205.0)] {

@@ -117,7 +117,11 @@ impl<'a> Requests<'a> {
         let served = window.serves(REQUEST_COUNT)
             || AGENT_EVIDENCE.iter().any(|family| window.serves(family));
         let Some(newest) = window.newest_point().filter(|_| served) else { return Found::Absent };
-        if window.fresh_batches() < 2 {
+        // Many batches of the pod say nothing of a family that is asked for only now: its first count is no rate yet.
+        let mut counts = self.series(window, REQUEST_COUNT);
+        let unmeasured =
+            |series: &Series| series.span(gap).is_none() && !series.counted_from_zero();
+        if window.fresh_batches() < 2 || counts.any(|(_, series)| unmeasured(series)) {
             return Found::Awaiting;
         }
         let counts = self.series(window, REQUEST_COUNT).filter_map(|(_, series)| series.span(gap));
