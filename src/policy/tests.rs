@@ -398,6 +398,7 @@ fn min_replicas_zero_with_pod_signals_alone_is_a_finding() {
 fn a_changed_threshold_keeps_what_was_learned_and_an_unchanged_signal_keeps_its_window() {
     let learned = LearnedSignal {
         name: "tasks".into(),
+        of: "tasks of apps/v1 Deployment checkout".into(),
         at: start().wall,
         base: Some(20.0),
         cost_seconds: None,
@@ -421,6 +422,65 @@ fn a_changed_threshold_keeps_what_was_learned_and_an_unchanged_signal_keeps_its_
     let demands: Vec<_> = decision.signals.iter().map(|signal| signal.demand.clone()).collect();
     assert_eq!(demands, [Ok(3.0), Ok(2.0)]);
     assert_eq!(decision.learned.signals, [learned]);
+}
+
+fn other_target(policy: Policy) -> Policy {
+    let target = TargetRef { name: "other".into(), ..policy.target.clone() };
+    Policy { target, ..policy }
+}
+
+fn endpoint_of(mut signal: Signal, endpoint: &str) -> Signal {
+    if let SignalKind::Latency(target) = &mut signal.kind {
+        target.endpoint = Some(endpoint.into());
+    }
+    signal
+}
+
+/// An earlier run learned `of` under the name of the signal; whether a run with `policy` starts with it, and whether it
+/// keeps it when it takes `policy` over from one whose subject that was.
+fn check_learned(what: &str, of: &str, before: Policy, policy: Policy, expected: bool) {
+    let learned = LearnedSignal {
+        name: policy.signals[0].name.clone(),
+        of: of.into(),
+        at: start().wall,
+        base: Some(20.0),
+        cost_seconds: None,
+        service_time_seconds: None,
+        quantile_seconds: None,
+    };
+    let status = Learned { signals: vec![learned.clone()] };
+    let with_status = |policy| Policy { learned: status.clone(), ..policy };
+    let restarted = Scene::new(with_status(policy.clone()), 1).decide().learned.signals;
+    let mut scene = Scene::new(with_status(before), 1);
+    let at_first: Vec<_> = scene.decide().learned.signals.iter().map(|l| l.of.clone()).collect();
+    assert_eq!(at_first, [of.into()], "{what}");
+    scene.decider.update(Arc::new(with_status(policy)));
+    let updated = scene.decide().learned.signals;
+    let expected: &[LearnedSignal] = if expected { &[learned] } else { &[] };
+    assert_eq!((&*restarted, &*updated), (expected, expected), "{what}");
+}
+
+#[test]
+fn what_was_learned_counts_only_for_what_it_was_learned_of() {
+    let one = |signal| policy(vec![signal]);
+    let named = |signal| Signal { name: "s".into(), ..signal };
+    let of_tasks = "tasks of apps/v1 Deployment checkout";
+    let of_checkout = "latency POST /checkout of apps/v1 Deployment checkout";
+    let of_cpu = "cpu of apps/v1 Deployment checkout";
+    let checkout = || latency(0.15, None);
+    check_learned("threshold", of_tasks, one(tasks(100.0)), one(tasks(60.0)), true);
+    check_learned("target", of_tasks, one(tasks(9.0)), other_target(one(tasks(9.0))), false);
+    check_learned("kind", of_cpu, one(named(cpu(200.0))), one(named(checkout())), false);
+    let cart = endpoint_of(checkout(), "GET /cart");
+    check_learned("endpoint", of_checkout, one(checkout()), one(cart), false);
+    let metric = |name| named(metric(name, Aggregate::Sum, 10.0));
+    check_learned(
+        "metric",
+        "metric a of apps/v1 Deployment checkout",
+        one(metric("a")),
+        one(metric("b")),
+        false,
+    );
 }
 
 // Learned bases.
