@@ -165,11 +165,15 @@ fn pressures(view: &View<'_>, outcomes: &[Outcome]) -> Vec<PodPressure> {
 fn left_out(view: &View<'_>, outcomes: &[Outcome]) -> Vec<LeftOut> {
     let mut left_out = view.silent();
     for outcome in outcomes {
+        let signal = &outcome.decision.name;
+        let kind = view.policy.signals.iter().find(|known| known.name == *signal);
         for (pod, share) in view.pods.iter().zip(&outcome.shares) {
+            let partial = || pod.partial_family(&kind?.kind);
             let reason = match share {
-                Reading::Missing => {
-                    LeftOutReason::MissingFamily { signal: outcome.decision.name.clone() }
-                }
+                Reading::Missing => match partial() {
+                    Some(family) => LeftOutReason::PartialFamily { signal: signal.clone(), family },
+                    None => LeftOutReason::MissingFamily { signal: signal.clone() },
+                },
                 Reading::Awaiting => LeftOutReason::NotYetReported,
                 _ => continue,
             };

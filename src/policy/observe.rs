@@ -5,7 +5,9 @@
 
 use std::time::Duration;
 
-use super::{Coverage, LeftOut, LeftOutReason, Pod, Policy, Workload};
+use super::families::summed_families;
+use super::{Coverage, LeftOut, LeftOutReason, Pod, Policy, SignalKind, Workload};
+use crate::sample::MetricName;
 use crate::store::{PodWindow, Store};
 use crate::time::{Moment, Now, Timestamp};
 
@@ -38,7 +40,7 @@ pub(super) enum Found<T> {
     Value(T, Moment),
     /// A counter with a single sample.
     Awaiting,
-    /// No series of the families.
+    /// No series of the families, or not all that there are.
     Absent,
 }
 
@@ -51,7 +53,7 @@ pub(super) enum Reading<T> {
     Silent(Option<T>),
     /// Reports, but a counter needs a second sample.
     Awaiting,
-    /// Reports, without the families of the signal.
+    /// Reports, without the families of the signal, or with a part of one.
     Missing,
     /// Has not reported since its container started.
     Unheard,
@@ -178,6 +180,13 @@ impl<'a> Observed<'a> {
                 None => LeftOutReason::Stale,
             },
         }
+    }
+
+    /// A family that the signal adds up and of which the newest answer's samples were not all kept.
+    pub(super) fn partial_family(&self, kind: &SignalKind) -> Option<MetricName> {
+        let window = self.window?;
+        let families = summed_families(kind).into_iter();
+        families.filter(|family| !window.is_complete(family)).map(MetricName::new).next()
     }
 
     pub(super) fn left_out(&self, reason: LeftOutReason, now: Now) -> LeftOut {

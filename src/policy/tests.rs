@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::scenario::*;
 use super::*;
-use crate::sample::SeriesKey;
+use crate::sample::{DropReason, MetricName, SeriesKey};
 use crate::units::{CpuCores, Measure, Ratio};
 
 type Readings = Vec<(SeriesKey, f64)>;
@@ -141,6 +141,67 @@ fn after_a_restart_there_is_no_number_until_the_second_sample() {
         scene.report_each(2, &readings);
         assert!(scene.decide().demand.is_ok(), "{}", signal.name);
     }
+}
+
+/// The second batch of a single pod lost a sample of `lost`.
+fn check_partial(
+    what: &str,
+    signal: Signal,
+    (first, second): (Readings, Readings),
+    lost: &str,
+    expected: Result<f64, &str>,
+) {
+    let mut scene = Scene::new(policy(vec![signal.clone()]), 1);
+    scene.report(0, first);
+    scene.decide();
+    scene.pass(5.0);
+    scene.report_part(0, second, lost, DropReason::TooManySeries);
+    let decision = scene.decide();
+    assert_demand(what, &decision, expected);
+    if let Err(error) = &decision.demand {
+        assert!(error.message.contains(lost), "{what}: {error}");
+        let reason =
+            LeftOutReason::PartialFamily { signal: signal.name, family: MetricName::new(lost) };
+        assert!(decision.left_out.iter().any(|pod| pod.reason == reason), "{what}");
+    }
+}
+
+#[test]
+fn a_family_of_which_samples_were_lost_is_no_value() {
+    let same = |readings: Readings| (readings.clone(), readings);
+    let incomplete = Err("MetricIncomplete");
+    let tokio = "tokio_alive_tasks";
+    check_partial("gauge", tasks(100.0), same(live(280.0)), tokio, incomplete);
+    let go = vec![reading("go_goroutines", &[], 150.0)];
+    check_partial("all of the first family", tasks(100.0), same(go), tokio, incomplete);
+    check_partial("another family", tasks(100.0), same(live(280.0)), "go_goroutines", Ok(2.8));
+    let rates = |name: &str| (vec![reading(name, &[], 0.0)], vec![reading(name, &[], 10.0)]);
+    let allocated = "heap_allocation_bytes_total";
+    check_partial("counter", allocation(1.0), rates(allocated), allocated, incomplete);
+    let used = "process_cpu_seconds_total";
+    check_partial("cores", cpu(0.8), rates(used), used, incomplete);
+    let count = "http_server_request_duration_seconds_count";
+    check_partial("cores, of requests", cpu(0.8), rates(used), count, Ok(2.5));
+    let calls = || same(requests("POST /checkout", 1000.0, 8.0));
+    let checkout = || latency(0.15, Some(0.1));
+    check_partial("requests", checkout(), calls(), count, incomplete);
+    let in_flight = "http_server_requests_in_flight";
+    check_partial("requests in flight", checkout(), calls(), in_flight, incomplete);
+    let none = same(vec![reading("tokio_workers", &[], 8.0)]);
+    check_partial("all request counts", checkout(), none, count, incomplete);
+}
+
+#[test]
+fn a_histogram_that_lost_buckets_has_no_quantile() {
+    let mut scene = Scene::new(policy(vec![latency(0.15, Some(0.1))]), 1);
+    scene.report(0, requests("POST /checkout", 1000.0, 1.0));
+    scene.decide();
+    scene.pass(5.0);
+    let bucket = "http_server_request_duration_seconds_bucket";
+    scene.report_part(0, requests("POST /checkout", 1100.0, 1.0), bucket, DropReason::Duplicate);
+    let decision = scene.decide();
+    assert_eq!(decision.quantiles[0].seconds, None);
+    assert_demand("by counts", &decision, Ok(2.0 / (8.0 * 0.652_105)));
 }
 
 // The two windows.

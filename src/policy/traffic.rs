@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::families::{AGENT_EVIDENCE, REQUEST_BUCKET, REQUEST_COUNT, REQUEST_SUM};
+use super::families::{AGENT_EVIDENCE, REQUEST_BUCKET, REQUEST_COUNT, REQUEST_SUM, TRAFFIC};
 use super::observe::{Found, View};
 use super::window::Totals;
 use crate::sample::Labels;
@@ -114,6 +114,9 @@ impl<'a> Requests<'a> {
 
     /// The pod's traffic over the short span. A pod that serves a family of the agent and no series of the endpoint had none.
     pub(super) fn find(&self, window: &PodWindow, gap: Duration) -> Found<Traffic> {
+        if TRAFFIC.iter().any(|family| !window.is_complete(family)) {
+            return Found::Absent;
+        }
         let served = window.serves(REQUEST_COUNT)
             || AGENT_EVIDENCE.iter().any(|family| window.serves(family));
         let Some(newest) = window.newest_point().filter(|_| served) else { return Found::Absent };
@@ -167,12 +170,15 @@ impl<'a> Requests<'a> {
         }
     }
 
-    /// The latencies of the requests that completed in each series' span.
+    /// The latencies of the requests that completed in each series' span; none of a pod that lost a part of its buckets.
     pub(super) fn latencies(
         &self,
         window: &PodWindow,
         span: impl Fn(&Series) -> Option<Span>,
     ) -> Histogram {
+        if !(window.is_complete(REQUEST_BUCKET) && window.is_complete(REQUEST_SUM)) {
+            return Histogram::default();
+        }
         let buckets = self.series(window, REQUEST_BUCKET).filter_map(|(labels, series)| {
             let bound: f64 = labels.get("le")?.parse().ok()?;
             Some((bound, span(series)?.increase))
