@@ -3,11 +3,12 @@
 //! In: the workload and the store. Out: [`View`] and, per signal, one [`Reading`] per pod. Never: a value for a pod that is
 //! silent, other than as what it said last.
 
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::families::summed_families;
 use super::{Coverage, LeftOut, LeftOutReason, Pod, Policy, SignalKind, Workload};
-use crate::sample::MetricName;
+use crate::sample::{MetricName, PodKey};
 use crate::store::{PodWindow, Store};
 use crate::time::{Moment, Now, Timestamp};
 
@@ -32,6 +33,23 @@ pub(super) struct Observed<'a> {
     pub(super) reported: bool,
     /// It is Ready for over `startGrace`.
     pub(super) due: bool,
+    /// Since when it was Ready for the first time, as far as was seen.
+    first_ready: Option<Timestamp>,
+}
+
+/// When pods became Ready for the first time.
+pub(super) type FirstReady = HashMap<PodKey, Timestamp>;
+
+/// Takes down who is Ready, and forgets pods that are gone.
+pub(super) fn remember_ready(first_ready: &mut FirstReady, pods: &[Pod]) {
+    let here: HashSet<&PodKey> = pods.iter().map(|pod| &pod.key).collect();
+    first_ready.retain(|key, _| here.contains(key));
+    for pod in pods {
+        if let Some(since) = pod.ready_since {
+            let first = first_ready.entry(pod.key.clone()).or_insert(since);
+            *first = since.min(*first);
+        }
+    }
 }
 
 /// What a pod's window says about one signal.
@@ -85,9 +103,13 @@ impl<'a> View<'a> {
         policy: &'a Policy,
         store: &'a Store,
         workload: &'a Workload,
+        first_ready: &FirstReady,
         now: Now,
     ) -> Self {
-        let observe = |pod| Observed::new(pod, store, policy, now);
+        let observe = |pod: &'a Pod| Observed {
+            first_ready: first_ready.get(&pod.key).copied(),
+            ..Observed::new(pod, store, policy, now)
+        };
         let pods = workload.pods.iter().filter(|pod| !pod.ended).map(observe).collect();
         // A scraped short span needs half an interval, so that a scrape that is a little early still counts.
         Self { policy, workload, pods, now, gap: policy.endpoint.interval / 2 }
@@ -165,6 +187,7 @@ impl<'a> Observed<'a> {
                 pod.started_at.is_none_or(|started| seen.arrived_at >= started)
             }),
             due: pod.ready_since.is_some_and(|since| now.wall.since(since) > policy.start_grace),
+            first_ready: pod.ready_since,
         }
     }
 
@@ -199,8 +222,9 @@ impl<'a> Observed<'a> {
     }
 
     /// Whether a sample of that time shows the pod without load: services send work to Ready pods only. Being Ready for
-    /// a second is not enough to get any; its time is written in whole seconds.
+    /// a second is not enough to get any; its time is written in whole seconds. Once it was Ready it may be loaded, Ready
+    /// or not: losing readiness is what much load does.
     pub(super) fn was_idle(&self, at: Timestamp) -> bool {
-        self.pod.ready_since.is_none_or(|since| at <= since + Duration::from_secs(1))
+        self.first_ready.is_none_or(|since| at <= since + Duration::from_secs(1))
     }
 }

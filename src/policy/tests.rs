@@ -578,6 +578,28 @@ fn a_base_is_a_pods_least_value_before_load_could_reach_it() {
     check_base("first seen later", 10.0, &[(70.0, 80.0), (75.0, 80.0)], None);
 }
 
+#[test]
+fn a_pod_that_was_ready_is_not_idle_when_it_loses_readiness() {
+    // (second, Ready since, live tasks)
+    let check = |what, values: &[(f64, Option<f64>, f64)], expected| {
+        let mut scene = Scene::new(policy(vec![tasks(100.0)]), 1);
+        scene.workload.pods[0].started_at = Some(start().wall);
+        let mut learned = vec![];
+        for &(at, ready, value) in values {
+            scene.now = start() + seconds(at);
+            scene.workload.pods[0].ready_since = ready.map(|since| start().wall + seconds(since));
+            scene.report(0, live(value));
+            learned = scene.decide().learned.signals;
+        }
+        assert_eq!(learned.first().and_then(|learned| learned.base), expected, "{what}");
+    };
+    let (loaded, lost) = ((10.0, Some(5.0), 80.0), (20.0, None, 7.0));
+    let (anew, over) = ((23.0, Some(22.0), 6.0), (63.0, Some(22.0), 80.0));
+    check("idle first", &[(3.0, None, 9.0), loaded, lost, over], Some(9.0));
+    check("never seen idle", &[loaded, lost, over], None);
+    check("Ready anew", &[loaded, lost, anew, over], None);
+}
+
 // CPU.
 
 /// One pod's counters per second, as they grow; 5 s apart.
