@@ -33,7 +33,8 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             pods: 10_000,
-            series_per_pod: 2_000,
+            // As many as a scrape keeps.
+            series_per_pod: 10_000,
             points_per_series: 240,
             history: Duration::from_secs(120),
         }

@@ -405,6 +405,7 @@ fn learned(object: &ScalingPolicy, signals: &[Signal]) -> Learned {
         let sound = |value: Option<f64>| value.filter(|value| value.is_finite() && *value >= 0.0);
         Some(LearnedSignal {
             name: signal.name.clone(),
+            of: entry.of.as_str().into(),
             at: Timestamp::from_millis(entry.at.0.as_millisecond()),
             base: sound(entry.base),
             cost_seconds: sound(entry.cost_seconds),
@@ -574,13 +575,15 @@ mod tests {
     fn what_was_learned_is_taken_from_the_status_for_signals_that_still_exist() {
         let policy = compile(&object(|object| {
             object["status"] = json!({"learned": [
-                {"name": "tasks", "at": "2026-09-21T14:13:20Z", "base": 12.5, "costSeconds": -1.0},
+                {"name": "tasks", "of": "tasks of apps/v1 Deployment checkout", "at": "2026-09-21T14:13:20Z",
+                    "base": 12.5, "costSeconds": -1.0},
                 {"name": "gone", "at": "2026-09-21T14:13:20Z", "base": 1.0},
             ]});
         }))
         .expect("the policy is valid");
         let expected = LearnedSignal {
             name: "tasks".into(),
+            of: policy.signals[0].subject(&policy.target),
             at: Timestamp::from_millis(1_790_000_000_000),
             base: Some(12.5),
             cost_seconds: None,

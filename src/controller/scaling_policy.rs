@@ -335,6 +335,9 @@ pub struct SignalStatus {
 pub struct LearnedStatus {
     /// The signal's name.
     pub name: String,
+    /// What was measured of what; for another subject it counts for nothing.
+    #[serde(default)]
+    pub of: String,
     /// When it was learned.
     pub at: Time,
     /// What an idle pod shows, in the signal's unit.

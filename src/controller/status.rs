@@ -118,7 +118,7 @@ fn learned_moved(wanted: &[LearnedStatus], written: &[LearnedStatus]) -> bool {
     };
     wanted.len() != written.len()
         || wanted.iter().zip(written).any(|(wanted, written)| {
-            wanted.name != written.name
+            (&wanted.name, &wanted.of) != (&written.name, &written.of)
                 || numbers(wanted).into_iter().zip(numbers(written)).any(|(a, b)| moved(a, b, 0.0))
         })
 }
@@ -224,6 +224,7 @@ fn signal_status(signal: &SignalDecision) -> SignalStatus {
 fn learned(learned: &Learned) -> Vec<LearnedStatus> {
     let entry = |signal: &LearnedSignal| LearnedStatus {
         name: signal.name.to_string(),
+        of: signal.of.to_string(),
         at: time(signal.at),
         base: signal.base,
         cost_seconds: signal.cost_seconds,
@@ -388,6 +389,7 @@ mod tests {
     fn a_refused_policy_says_why_and_keeps_what_was_learned() {
         let entry = LearnedStatus {
             name: "tasks".to_owned(),
+            of: "tasks of apps/v1 Deployment checkout".to_owned(),
             at: time(Timestamp::default()),
             base: Some(1.0),
             cost_seconds: None,

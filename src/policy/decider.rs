@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::memory::{Memory, Outcome};
-use super::observe::{Reading, View};
+use super::observe::{FirstReady, Reading, View, remember_ready};
 use super::settle::pods_needed;
 use super::{
     Decision, Finding, Learned, LeftOut, LeftOutReason, PodPressure, Policy, SignalKind, Total,
@@ -20,6 +20,7 @@ use crate::units::Measure;
 pub struct Decider {
     policy: Arc<Policy>,
     memories: Vec<Memory>,
+    first_ready: FirstReady,
 }
 
 impl Decider {
@@ -27,7 +28,7 @@ impl Decider {
     #[must_use]
     pub fn new(policy: Arc<Policy>) -> Self {
         let memories = policy.signals.iter().map(|signal| Memory::new(signal, &policy)).collect();
-        Self { policy, memories }
+        Self { policy, memories, first_ready: FirstReady::new() }
     }
 
     /// The policy decided about.
@@ -54,7 +55,8 @@ impl Decider {
     /// Decides at `now`. Each call counts as one reading of the totals; call it when a batch of one of the pods arrived.
     pub fn decide(&mut self, store: &Store, workload: &Workload, now: Now) -> Decision {
         let policy = Arc::clone(&self.policy);
-        let view = View::new(&policy, store, workload, now);
+        remember_ready(&mut self.first_ready, &workload.pods);
+        let view = View::new(&policy, store, workload, &self.first_ready, now);
         let mut outcomes = Vec::with_capacity(self.memories.len());
         for memory in &mut self.memories {
             memory.forget_gone(&view);
@@ -165,11 +167,15 @@ fn pressures(view: &View<'_>, outcomes: &[Outcome]) -> Vec<PodPressure> {
 fn left_out(view: &View<'_>, outcomes: &[Outcome]) -> Vec<LeftOut> {
     let mut left_out = view.silent();
     for outcome in outcomes {
+        let signal = &outcome.decision.name;
+        let kind = view.policy.signals.iter().find(|known| known.name == *signal);
         for (pod, share) in view.pods.iter().zip(&outcome.shares) {
+            let partial = || pod.partial_family(&kind?.kind);
             let reason = match share {
-                Reading::Missing => {
-                    LeftOutReason::MissingFamily { signal: outcome.decision.name.clone() }
-                }
+                Reading::Missing => match partial() {
+                    Some(family) => LeftOutReason::PartialFamily { signal: signal.clone(), family },
+                    None => LeftOutReason::MissingFamily { signal: signal.clone() },
+                },
                 Reading::Awaiting => LeftOutReason::NotYetReported,
                 _ => continue,
             };

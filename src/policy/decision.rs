@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Learned, PolicyId};
-use crate::sample::CollectFailure;
+use crate::sample::{CollectFailure, MetricName};
 use crate::time::{Moment, Timestamp};
 use crate::units::Ratio;
 
@@ -164,6 +164,14 @@ pub enum LeftOutReason {
     MissingFamily {
         /// The signal that is missing it.
         signal: Arc<str>,
+    },
+    /// Answered, but samples of a family were not kept, and what is left of it adds up to too little: over the limit of
+    /// series, twice in the answer, not finite or negative.
+    PartialFamily {
+        /// The signal that reads it.
+        signal: Arc<str>,
+        /// The family.
+        family: MetricName,
     },
 }
 

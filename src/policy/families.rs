@@ -24,6 +24,10 @@ pub(super) const AGENT_EVIDENCE: &[&str] = &[
     catalogue::RUNQUEUE_WAIT,
 ];
 
+/// What a pod's traffic is added up from.
+pub(super) const TRAFFIC: &[&str] =
+    &[REQUEST_COUNT, REQUEST_SUM, catalogue::REQUEST_BUSY, catalogue::REQUESTS_IN_FLIGHT];
+
 const REQUEST_FAMILIES: &[&str] = &[REQUEST_BUCKET, REQUEST_SUM, REQUEST_COUNT];
 
 const CGROUP_CPU: &[&str] = &[
@@ -48,6 +52,18 @@ impl Policy {
     #[must_use]
     pub fn history(&self) -> Duration {
         self.window + self.stale_after + self.endpoint.interval * 2 + SLACK
+    }
+}
+
+/// The families that a signal adds up over series: of those, a part is no value.
+pub(super) fn summed_families(kind: &SignalKind) -> Vec<&str> {
+    match kind {
+        SignalKind::Tasks(_) => catalogue::TASKS.to_vec(),
+        SignalKind::Heap(_) => catalogue::HEAP.to_vec(),
+        SignalKind::AllocationRate(_) => catalogue::ALLOCATION.to_vec(),
+        SignalKind::Cpu(_) => catalogue::CPU.to_vec(),
+        SignalKind::Latency(_) => TRAFFIC.to_vec(),
+        SignalKind::Metric { name, .. } => vec![&**name],
     }
 }
 

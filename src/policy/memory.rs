@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::mem::discriminant;
+use std::sync::Arc;
 
 use super::learning::{BaseLearning, CostLearning};
 use super::observe::{Reading, View};
@@ -12,6 +13,7 @@ use super::window::WindowMean;
 use super::{
     Finding, LearnedSignal, Policy, Quantile, Signal, SignalDecision, SignalKind, Total, Unserved,
 };
+use crate::time::Moment;
 use crate::units::Measure;
 
 /// The largest learned CPU base, as a share of the threshold.
@@ -28,7 +30,11 @@ pub(super) struct Memory {
     pub(super) cost: CostLearning,
     /// Endpoints whose requests were short while there was no queue.
     pub(super) short_endpoints: BTreeSet<String>,
+    /// When a pod last had requests in its short span.
+    pub(super) last_busy: Option<Moment>,
     start: Option<LearnedSignal>,
+    /// The signal's subject.
+    of: Arc<str>,
 }
 
 /// One signal's part in a decision, before the signals are combined.
@@ -43,9 +49,16 @@ pub(super) struct Outcome {
 }
 
 impl Memory {
+    /// Starts with what an earlier run learned, if it was of the same: a signal may keep its name and measure another
+    /// thing, or the policy another workload.
     pub(super) fn new(signal: &Signal, policy: &Policy) -> Self {
-        let start =
-            policy.learned.signals.iter().find(|learned| learned.name == signal.name).cloned();
+        let of = signal.subject(&policy.target);
+        let mut earlier = policy.learned.signals.iter();
+        let start = earlier.find(|learned| learned.name == signal.name && learned.of == of);
+        Self::starting(signal, policy, start.cloned())
+    }
+
+    fn starting(signal: &Signal, policy: &Policy, start: Option<LearnedSignal>) -> Self {
         let of_start = |field: fn(&LearnedSignal) -> Option<f64>| start.as_ref().and_then(field);
         Self {
             signal: signal.clone(),
@@ -57,7 +70,9 @@ impl Memory {
                 of_start(|learned| learned.quantile_seconds),
             ),
             short_endpoints: BTreeSet::new(),
+            last_busy: None,
             start,
+            of: signal.subject(&policy.target),
         }
     }
 
@@ -65,15 +80,18 @@ impl Memory {
     pub(super) fn carry_over(self, signal: &Signal, old: &Policy, new: &Policy) -> Self {
         let same_windows =
             old.window == new.window && old.endpoint.interval == new.endpoint.interval;
-        if self.signal == *signal && same_windows {
+        let same_target = old.target == new.target;
+        if self.signal == *signal && same_windows && same_target {
             return self;
         }
-        let mut fresh = Self::new(signal, new);
-        if measures_the_same(&self.signal.kind, &signal.kind) {
+        // The new policy's status is what this one learned, so it is no better known.
+        let mut fresh = Self::starting(signal, new, None);
+        if same_target && measures_the_same(&self.signal.kind, &signal.kind) {
             fresh.warm = self.warm;
             fresh.base = self.base;
             fresh.cost = self.cost;
             fresh.short_endpoints = self.short_endpoints;
+            fresh.last_busy = self.last_busy;
             fresh.start = self.start;
         }
         fresh
@@ -116,6 +134,7 @@ impl Memory {
         let start = self.start.as_ref().map(|start| start.at);
         Some(LearnedSignal {
             name: self.signal.name.clone(),
+            of: self.of.clone(),
             at: self.base.learned_at.max(self.cost.learned_at).or(start).unwrap_or_default(),
             base,
             cost_seconds,

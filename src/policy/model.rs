@@ -99,6 +99,28 @@ pub struct Signal {
     pub base: Option<f64>,
 }
 
+impl Signal {
+    /// What is measured of what, without the numbers: `latency POST /checkout of apps/v1 Deployment checkout`. What was
+    /// learned holds for nothing else.
+    #[must_use]
+    pub fn subject(&self, target: &TargetRef) -> Arc<str> {
+        let (kind, part) = match &self.kind {
+            SignalKind::Tasks(_) => ("tasks", None),
+            SignalKind::Heap(_) => ("heap", None),
+            SignalKind::AllocationRate(_) => ("allocationRate", None),
+            SignalKind::Cpu(_) => ("cpu", None),
+            SignalKind::Latency(latency) => ("latency", latency.endpoint.as_deref()),
+            SignalKind::Metric { name, .. } => ("metric", Some(&**name)),
+        };
+        let TargetRef { api_version, kind: of, name } = target;
+        match part {
+            Some(part) => format!("{kind} {part} of {api_version} {of} {name}"),
+            None => format!("{kind} of {api_version} {of} {name}"),
+        }
+        .into()
+    }
+}
+
 /// The kinds of signals, each with its threshold per pod.
 #[derive(Clone, Debug, PartialEq)]
 pub enum SignalKind {
@@ -159,6 +181,8 @@ pub struct Learned {
 pub struct LearnedSignal {
     /// The signal's name in the policy.
     pub name: Arc<str>,
+    /// Of what it was learned: the [`Signal::subject`].
+    pub of: Arc<str>,
     /// When.
     pub at: Timestamp,
     /// What an idle pod shows, in the signal's unit.

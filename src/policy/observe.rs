@@ -3,9 +3,12 @@
 //! In: the workload and the store. Out: [`View`] and, per signal, one [`Reading`] per pod. Never: a value for a pod that is
 //! silent, other than as what it said last.
 
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use super::{Coverage, LeftOut, LeftOutReason, Pod, Policy, Workload};
+use super::families::summed_families;
+use super::{Coverage, LeftOut, LeftOutReason, Pod, Policy, SignalKind, Workload};
+use crate::sample::{MetricName, PodKey};
 use crate::store::{PodWindow, Store};
 use crate::time::{Moment, Now, Timestamp};
 
@@ -30,6 +33,23 @@ pub(super) struct Observed<'a> {
     pub(super) reported: bool,
     /// It is Ready for over `startGrace`.
     pub(super) due: bool,
+    /// Since when it was Ready for the first time, as far as was seen.
+    first_ready: Option<Timestamp>,
+}
+
+/// When pods became Ready for the first time.
+pub(super) type FirstReady = HashMap<PodKey, Timestamp>;
+
+/// Takes down who is Ready, and forgets pods that are gone.
+pub(super) fn remember_ready(first_ready: &mut FirstReady, pods: &[Pod]) {
+    let here: HashSet<&PodKey> = pods.iter().map(|pod| &pod.key).collect();
+    first_ready.retain(|key, _| here.contains(key));
+    for pod in pods {
+        if let Some(since) = pod.ready_since {
+            let first = first_ready.entry(pod.key.clone()).or_insert(since);
+            *first = since.min(*first);
+        }
+    }
 }
 
 /// What a pod's window says about one signal.
@@ -38,7 +58,7 @@ pub(super) enum Found<T> {
     Value(T, Moment),
     /// A counter with a single sample.
     Awaiting,
-    /// No series of the families.
+    /// No series of the families, or not all that there are.
     Absent,
 }
 
@@ -51,7 +71,7 @@ pub(super) enum Reading<T> {
     Silent(Option<T>),
     /// Reports, but a counter needs a second sample.
     Awaiting,
-    /// Reports, without the families of the signal.
+    /// Reports, without the families of the signal, or with a part of one.
     Missing,
     /// Has not reported since its container started.
     Unheard,
@@ -83,9 +103,13 @@ impl<'a> View<'a> {
         policy: &'a Policy,
         store: &'a Store,
         workload: &'a Workload,
+        first_ready: &FirstReady,
         now: Now,
     ) -> Self {
-        let observe = |pod| Observed::new(pod, store, policy, now);
+        let observe = |pod: &'a Pod| Observed {
+            first_ready: first_ready.get(&pod.key).copied(),
+            ..Observed::new(pod, store, policy, now)
+        };
         let pods = workload.pods.iter().filter(|pod| !pod.ended).map(observe).collect();
         // A scraped short span needs half an interval, so that a scrape that is a little early still counts.
         Self { policy, workload, pods, now, gap: policy.endpoint.interval / 2 }
@@ -163,6 +187,7 @@ impl<'a> Observed<'a> {
                 pod.started_at.is_none_or(|started| seen.arrived_at >= started)
             }),
             due: pod.ready_since.is_some_and(|since| now.wall.since(since) > policy.start_grace),
+            first_ready: pod.ready_since,
         }
     }
 
@@ -180,6 +205,13 @@ impl<'a> Observed<'a> {
         }
     }
 
+    /// A family that the signal adds up and of which the newest answer's samples were not all kept.
+    pub(super) fn partial_family(&self, kind: &SignalKind) -> Option<MetricName> {
+        let window = self.window?;
+        let families = summed_families(kind).into_iter();
+        families.filter(|family| !window.is_complete(family)).map(MetricName::new).next()
+    }
+
     pub(super) fn left_out(&self, reason: LeftOutReason, now: Now) -> LeftOut {
         let newest = self.window.and_then(PodWindow::newest_point);
         LeftOut {
@@ -190,8 +222,9 @@ impl<'a> Observed<'a> {
     }
 
     /// Whether a sample of that time shows the pod without load: services send work to Ready pods only. Being Ready for
-    /// a second is not enough to get any; its time is written in whole seconds.
+    /// a second is not enough to get any; its time is written in whole seconds. Once it was Ready it may be loaded, Ready
+    /// or not: losing readiness is what much load does.
     pub(super) fn was_idle(&self, at: Timestamp) -> bool {
-        self.pod.ready_since.is_none_or(|since| at <= since + Duration::from_secs(1))
+        self.first_ready.is_none_or(|since| at <= since + Duration::from_secs(1))
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::coverage::Counts;
 use super::observe::View;
-use super::{Finding, LeftOut, LeftOutReason, Unserved};
+use super::{Finding, LeftOut, LeftOutReason, Signal, Unserved};
 use crate::units::{Measure, Ratio};
 
 /// A number as people read it: at most three digits after the point, none for large ones.
@@ -38,11 +38,22 @@ pub(super) fn no_pods(view: &View<'_>) -> Unserved {
 /// Nothing reports the signal.
 pub(super) fn not_reported(
     view: &View<'_>,
-    signal: &str,
+    signal: &Signal,
     families: &str,
     counts: Counts,
 ) -> Unserved {
+    let Signal { name: signal, kind, .. } = signal;
     if counts.missing > 0 {
+        let mut partial = view.pods.iter().filter(|pod| pod.fresh);
+        if let Some((pod, family)) =
+            partial.find_map(|pod| Some((&pod.pod.name, pod.partial_family(kind)?)))
+        {
+            let message = format!(
+                "signal {signal}: samples of {family} were not kept of {pod} (over the limit of series, twice in the \
+                 answer, not finite or negative), and a part of them is no value"
+            );
+            return Unserved { reason: "MetricIncomplete", message };
+        }
         let message = format!("signal {signal}: no pod serves {families}");
         return Unserved { reason: "MetricNotServed", message };
     }
@@ -139,6 +150,9 @@ fn cause(left_out: &LeftOut) -> String {
         LeftOutReason::NotYetReported => "has not reported yet".to_owned(),
         LeftOutReason::Stale => "answers, but its samples no longer change their time".to_owned(),
         LeftOutReason::NoEndpoint => "has no address or no such port".to_owned(),
+        LeftOutReason::PartialFamily { signal, family } => {
+            format!("did not keep all of {family}, which signal {signal} reads")
+        }
         LeftOutReason::MissingFamily { signal } => {
             format!("does not serve what signal {signal} reads")
         }

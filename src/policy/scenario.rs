@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::sample::{Batch, CollectFailure, MetricName, PodKey, Sample, SeriesKey};
+use crate::sample::{
+    Batch, CollectFailure, DropReason, Dropped, MetricName, PodKey, Sample, SeriesKey,
+};
 use crate::store::{Limits, Store};
 use crate::time::{Moment, Now, Timestamp};
 use crate::units::{Measure, Ratio};
@@ -122,20 +124,40 @@ impl Scene {
     pub(super) fn report_at(&mut self, pod: usize, at: Timestamp, readings: Vec<(SeriesKey, f64)>) {
         let samples =
             readings.into_iter().map(|(series, value)| Sample { series, value, at }).collect();
-        self.record(pod, Ok(samples));
+        self.record(pod, Ok(samples), vec![]);
+    }
+
+    /// A good batch of one pod, now, of which one sample of a family was not kept.
+    pub(super) fn report_part(
+        &mut self,
+        pod: usize,
+        readings: Vec<(SeriesKey, f64)>,
+        lost: &str,
+        reason: DropReason,
+    ) {
+        let at = self.now.wall;
+        let samples =
+            readings.into_iter().map(|(series, value)| Sample { series, value, at }).collect();
+        let lost = Dropped { name: MetricName::new(lost), reason, samples: 1 };
+        self.record(pod, Ok(samples), vec![lost]);
     }
 
     pub(super) fn fail(&mut self, pod: usize) {
-        self.record(pod, Err(CollectFailure::Status(503)));
+        self.record(pod, Err(CollectFailure::Status(503)), vec![]);
     }
 
-    fn record(&mut self, pod: usize, outcome: Result<Vec<Sample>, CollectFailure>) {
+    fn record(
+        &mut self,
+        pod: usize,
+        outcome: Result<Vec<Sample>, CollectFailure>,
+        dropped: Vec<Dropped>,
+    ) {
         self.store.record(&Batch {
             pod: self.workload.pods[pod].key.clone(),
             arrived: self.now.monotonic,
             arrived_at: self.now.wall,
             outcome,
-            dropped: vec![],
+            dropped,
         });
     }
 

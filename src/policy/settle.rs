@@ -88,7 +88,7 @@ fn standing(
             (0, 0) => refusal::scaled_to_zero(),
             (_, 0) if counts.awaiting > 0 => refusal::second_sample(&name),
             (_, 0) => refusal::no_pods(view),
-            _ => refusal::not_reported(view, &name, measured.families, counts),
+            _ => refusal::not_reported(view, &memory.signal, measured.families, counts),
         });
     }
     let twice = |window: &PodWindow| window.fresh_batches() >= 2;

@@ -51,6 +51,9 @@ fn find(window: &PodWindow, requests: &Requests<'_>, gap: Duration) -> Found<Pod
     let Some(&family) = catalogue::CPU.iter().find(|family| window.serves(family)) else {
         return Found::Absent;
     };
+    if !window.is_complete(family) {
+        return Found::Absent;
+    }
     let spans: Vec<_> = window
         .family(family)
         .filter_map(|(_, series)| Some((series.span(gap)?, series.newest().arrived)))
@@ -62,7 +65,12 @@ fn find(window: &PodWindow, requests: &Requests<'_>, gap: Duration) -> Found<Pod
     let periods = rate(window, catalogue::CGROUP_PERIODS, gap);
     let throttled = rate(window, catalogue::CGROUP_THROTTLED_PERIODS, gap);
     let limit = window.family(catalogue::CGROUP_CPU_LIMIT).map(|(_, series)| series.newest().value);
-    let traffic = match requests.find(window, gap) {
+    let found = requests.find(window, gap);
+    // A request layer of which a part was lost is none: used cores say more than too few arrivals.
+    let has_requests = !matches!(found, Found::Absent)
+        && (window.serves(super::families::REQUEST_COUNT)
+            || window.serves(catalogue::REQUESTS_IN_FLIGHT));
+    let traffic = match found {
         Found::Value(traffic, _) => traffic,
         _ => Traffic::default(),
     };
@@ -76,8 +84,7 @@ fn find(window: &PodWindow, requests: &Requests<'_>, gap: Duration) -> Found<Pod
         throttled: if periods > 0.0 { throttled / periods } else { 0.0 },
         limit: limit.reduce(f64::min).filter(|&limit| limit > 0.0),
         traffic,
-        has_requests: window.serves(super::families::REQUEST_COUNT)
-            || window.serves(catalogue::REQUESTS_IN_FLIGHT),
+        has_requests,
         span: (span.from, span.to),
     };
     Found::Value(cpu, arrived)

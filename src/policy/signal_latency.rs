@@ -46,7 +46,8 @@ pub(super) fn evaluate(memory: &mut Memory, view: &View<'_>, target: &LatencyTar
     let capacities: Vec<_> = view.pods.iter().map(|pod| capacity(pod, target)).collect();
     learn(memory, view, target, &requests, &readings, &capacities);
     let quantile = served_quantile(memory, view, target, &requests, &readings);
-    let outcome = match form(memory, target, &readings, &capacities) {
+    let idle = is_idle(memory, view, &requests, &readings);
+    let outcome = match form(memory, target, &readings, &capacities, idle) {
         Ok(form) => decide(memory, view, target, form, &readings),
         Err((finding, why)) => {
             let outcome = memory.unserved(target.target.threshold().get(), why);
@@ -54,6 +55,25 @@ pub(super) fn evaluate(memory: &mut Memory, view: &View<'_>, target: &LatencyTar
         }
     };
     Outcome { quantile: Some(quantile), ..outcome }
+}
+
+/// Whether there was no request in the whole window. The short span alone says little: at night it is empty between most
+/// requests, and a demand of 0 for each such gap would be all that is ever served while the service time is unknown.
+fn is_idle(
+    memory: &mut Memory,
+    view: &View<'_>,
+    requests: &Requests<'_>,
+    readings: &[Reading<Traffic>],
+) -> bool {
+    let (now, window) = (view.now.monotonic, view.policy.window);
+    let mut traffic = readings.iter().filter_map(Reading::fresh);
+    if traffic.any(|traffic| traffic.completed + traffic.in_flight > 0.0) {
+        memory.last_busy = Some(now);
+    }
+    let mut heard = view.pods.iter().zip(readings).filter(|(_, reading)| reading.fresh().is_some());
+    let had_any = heard.any(|(pod, _)| pod.window.is_some_and(|pod| requests.had_any(pod, window)));
+    // A pod that is gone took its completions with it, so that it was busy is remembered.
+    !had_any && memory.last_busy.is_none_or(|last| now.since(last) >= window)
 }
 
 /// Learns from pods that are under half of their capacity by their busy workers, or by their requests.
@@ -123,6 +143,7 @@ fn form(
     target: &LatencyTarget,
     readings: &[Reading<Traffic>],
     capacities: &[Option<f64>],
+    idle: bool,
 ) -> Result<WorkForm, (Option<Finding>, Unserved)> {
     let name = &memory.signal.name;
     let base = memory.signal.base.unwrap_or(0.0);
@@ -130,8 +151,6 @@ fn form(
     let Some(full) = mean(heard.filter_map(|(capacity, _)| *capacity)) else {
         return unknown_capacity(name, readings);
     };
-    let traffic = readings.iter().filter_map(Reading::fresh);
-    let idle = traffic.map(|traffic| traffic.completed + traffic.in_flight).sum::<f64>() <= 0.0;
     let stated =
         target.service_time.map(|time| time.as_secs_f64()).filter(|&seconds| seconds > 0.0);
     let Some(service) = stated.or_else(|| memory.cost.cost(0.0)).filter(|&seconds| seconds > 0.0)

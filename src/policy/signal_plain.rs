@@ -69,9 +69,14 @@ impl<'s> Plain<'s> {
     }
 
     fn find(&self, window: &PodWindow, gap: Duration) -> Found<PodValue> {
-        let Some(&family) = self.families.iter().find(|family| window.serves(family)) else {
+        // A family all of whose samples were lost is still the one that the pod serves.
+        let serves = |family: &&&str| window.serves(family) || !window.is_complete(family);
+        let Some(&family) = self.families.iter().find(serves) else {
             return Found::Absent;
         };
+        if !window.is_complete(family) {
+            return Found::Absent;
+        }
         if self.is_counter { rate_of(window, family, gap) } else { sum_of(window, family) }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::scenario::*;
 use super::*;
-use crate::sample::SeriesKey;
+use crate::sample::{DropReason, MetricName, SeriesKey};
 use crate::units::{CpuCores, Measure, Ratio};
 
 type Readings = Vec<(SeriesKey, f64)>;
@@ -141,6 +141,67 @@ fn after_a_restart_there_is_no_number_until_the_second_sample() {
         scene.report_each(2, &readings);
         assert!(scene.decide().demand.is_ok(), "{}", signal.name);
     }
+}
+
+/// The second batch of a single pod lost a sample of `lost`.
+fn check_partial(
+    what: &str,
+    signal: Signal,
+    (first, second): (Readings, Readings),
+    lost: &str,
+    expected: Result<f64, &str>,
+) {
+    let mut scene = Scene::new(policy(vec![signal.clone()]), 1);
+    scene.report(0, first);
+    scene.decide();
+    scene.pass(5.0);
+    scene.report_part(0, second, lost, DropReason::TooManySeries);
+    let decision = scene.decide();
+    assert_demand(what, &decision, expected);
+    if let Err(error) = &decision.demand {
+        assert!(error.message.contains(lost), "{what}: {error}");
+        let reason =
+            LeftOutReason::PartialFamily { signal: signal.name, family: MetricName::new(lost) };
+        assert!(decision.left_out.iter().any(|pod| pod.reason == reason), "{what}");
+    }
+}
+
+#[test]
+fn a_family_of_which_samples_were_lost_is_no_value() {
+    let same = |readings: Readings| (readings.clone(), readings);
+    let incomplete = Err("MetricIncomplete");
+    let tokio = "tokio_alive_tasks";
+    check_partial("gauge", tasks(100.0), same(live(280.0)), tokio, incomplete);
+    let go = vec![reading("go_goroutines", &[], 150.0)];
+    check_partial("all of the first family", tasks(100.0), same(go), tokio, incomplete);
+    check_partial("another family", tasks(100.0), same(live(280.0)), "go_goroutines", Ok(2.8));
+    let rates = |name: &str| (vec![reading(name, &[], 0.0)], vec![reading(name, &[], 10.0)]);
+    let allocated = "heap_allocation_bytes_total";
+    check_partial("counter", allocation(1.0), rates(allocated), allocated, incomplete);
+    let used = "process_cpu_seconds_total";
+    check_partial("cores", cpu(0.8), rates(used), used, incomplete);
+    let count = "http_server_request_duration_seconds_count";
+    check_partial("cores, of requests", cpu(0.8), rates(used), count, Ok(2.5));
+    let calls = || same(requests("POST /checkout", 1000.0, 8.0));
+    let checkout = || latency(0.15, Some(0.1));
+    check_partial("requests", checkout(), calls(), count, incomplete);
+    let in_flight = "http_server_requests_in_flight";
+    check_partial("requests in flight", checkout(), calls(), in_flight, incomplete);
+    let none = same(vec![reading("tokio_workers", &[], 8.0)]);
+    check_partial("all request counts", checkout(), none, count, incomplete);
+}
+
+#[test]
+fn a_histogram_that_lost_buckets_has_no_quantile() {
+    let mut scene = Scene::new(policy(vec![latency(0.15, Some(0.1))]), 1);
+    scene.report(0, requests("POST /checkout", 1000.0, 1.0));
+    scene.decide();
+    scene.pass(5.0);
+    let bucket = "http_server_request_duration_seconds_bucket";
+    scene.report_part(0, requests("POST /checkout", 1100.0, 1.0), bucket, DropReason::Duplicate);
+    let decision = scene.decide();
+    assert_eq!(decision.quantiles[0].seconds, None);
+    assert_demand("by counts", &decision, Ok(2.0 / (8.0 * 0.652_105)));
 }
 
 // The two windows.
@@ -398,6 +459,7 @@ fn min_replicas_zero_with_pod_signals_alone_is_a_finding() {
 fn a_changed_threshold_keeps_what_was_learned_and_an_unchanged_signal_keeps_its_window() {
     let learned = LearnedSignal {
         name: "tasks".into(),
+        of: "tasks of apps/v1 Deployment checkout".into(),
         at: start().wall,
         base: Some(20.0),
         cost_seconds: None,
@@ -421,6 +483,65 @@ fn a_changed_threshold_keeps_what_was_learned_and_an_unchanged_signal_keeps_its_
     let demands: Vec<_> = decision.signals.iter().map(|signal| signal.demand.clone()).collect();
     assert_eq!(demands, [Ok(3.0), Ok(2.0)]);
     assert_eq!(decision.learned.signals, [learned]);
+}
+
+fn other_target(policy: Policy) -> Policy {
+    let target = TargetRef { name: "other".into(), ..policy.target.clone() };
+    Policy { target, ..policy }
+}
+
+fn endpoint_of(mut signal: Signal, endpoint: &str) -> Signal {
+    if let SignalKind::Latency(target) = &mut signal.kind {
+        target.endpoint = Some(endpoint.into());
+    }
+    signal
+}
+
+/// An earlier run learned `of` under the name of the signal; whether a run with `policy` starts with it, and whether it
+/// keeps it when it takes `policy` over from one whose subject that was.
+fn check_learned(what: &str, of: &str, before: Policy, policy: Policy, expected: bool) {
+    let learned = LearnedSignal {
+        name: policy.signals[0].name.clone(),
+        of: of.into(),
+        at: start().wall,
+        base: Some(20.0),
+        cost_seconds: None,
+        service_time_seconds: None,
+        quantile_seconds: None,
+    };
+    let status = Learned { signals: vec![learned.clone()] };
+    let with_status = |policy| Policy { learned: status.clone(), ..policy };
+    let restarted = Scene::new(with_status(policy.clone()), 1).decide().learned.signals;
+    let mut scene = Scene::new(with_status(before), 1);
+    let at_first: Vec<_> = scene.decide().learned.signals.iter().map(|l| l.of.clone()).collect();
+    assert_eq!(at_first, [of.into()], "{what}");
+    scene.decider.update(Arc::new(with_status(policy)));
+    let updated = scene.decide().learned.signals;
+    let expected: &[LearnedSignal] = if expected { &[learned] } else { &[] };
+    assert_eq!((&*restarted, &*updated), (expected, expected), "{what}");
+}
+
+#[test]
+fn what_was_learned_counts_only_for_what_it_was_learned_of() {
+    let one = |signal| policy(vec![signal]);
+    let named = |signal| Signal { name: "s".into(), ..signal };
+    let of_tasks = "tasks of apps/v1 Deployment checkout";
+    let of_checkout = "latency POST /checkout of apps/v1 Deployment checkout";
+    let of_cpu = "cpu of apps/v1 Deployment checkout";
+    let checkout = || latency(0.15, None);
+    check_learned("threshold", of_tasks, one(tasks(100.0)), one(tasks(60.0)), true);
+    check_learned("target", of_tasks, one(tasks(9.0)), other_target(one(tasks(9.0))), false);
+    check_learned("kind", of_cpu, one(named(cpu(200.0))), one(named(checkout())), false);
+    let cart = endpoint_of(checkout(), "GET /cart");
+    check_learned("endpoint", of_checkout, one(checkout()), one(cart), false);
+    let metric = |name| named(metric(name, Aggregate::Sum, 10.0));
+    check_learned(
+        "metric",
+        "metric a of apps/v1 Deployment checkout",
+        one(metric("a")),
+        one(metric("b")),
+        false,
+    );
 }
 
 // Learned bases.
@@ -455,6 +576,28 @@ fn a_base_is_a_pods_least_value_before_load_could_reach_it() {
     check_base("not known within the minute", 10.0, &[(3.0, 9.0), (8.0, 5.0), (58.0, 80.0)], None);
     check_base("loaded from the start", 0.0, &[(5.0, 80.0), (30.0, 90.0), (63.0, 80.0)], None);
     check_base("first seen later", 10.0, &[(70.0, 80.0), (75.0, 80.0)], None);
+}
+
+#[test]
+fn a_pod_that_was_ready_is_not_idle_when_it_loses_readiness() {
+    // (second, Ready since, live tasks)
+    let check = |what, values: &[(f64, Option<f64>, f64)], expected| {
+        let mut scene = Scene::new(policy(vec![tasks(100.0)]), 1);
+        scene.workload.pods[0].started_at = Some(start().wall);
+        let mut learned = vec![];
+        for &(at, ready, value) in values {
+            scene.now = start() + seconds(at);
+            scene.workload.pods[0].ready_since = ready.map(|since| start().wall + seconds(since));
+            scene.report(0, live(value));
+            learned = scene.decide().learned.signals;
+        }
+        assert_eq!(learned.first().and_then(|learned| learned.base), expected, "{what}");
+    };
+    let (loaded, lost) = ((10.0, Some(5.0), 80.0), (20.0, None, 7.0));
+    let (anew, over) = ((23.0, Some(22.0), 6.0), (63.0, Some(22.0), 80.0));
+    check("idle first", &[(3.0, None, 9.0), loaded, lost, over], Some(9.0));
+    check("never seen idle", &[loaded, lost, over], None);
+    check("Ready anew", &[loaded, lost, anew, over], None);
 }
 
 // CPU.
@@ -667,6 +810,64 @@ fn latency_demand_is_arrivals_by_service_time_over_the_utilisation_that_the_targ
         (8.0, 8.0),
         Err("TargetBelowServiceTime"),
     ));
+}
+
+#[test]
+fn a_quiet_gap_between_requests_is_no_demand_of_zero_while_the_service_time_is_unknown() {
+    let mut scene = Scene::new(policy(vec![latency(0.15, None)]), 1);
+    let mut report = |completed, in_flight, what: &str, expected| {
+        scene.report(0, requests("POST /checkout", completed, in_flight));
+        assert_demand(what, &scene.decide(), expected);
+        scene.pass(5.0);
+    };
+    report(1000.0, 4.0, "one sample", Err("AwaitingSecondSample"));
+    report(1205.0, 4.0, "busy, too much to learn from", Err("ServiceTimeUnknown"));
+    report(1205.0, 0.0, "quiet for 5 s", Err("ServiceTimeUnknown"));
+    report(1205.0, 0.0, "quiet for 10 s", Err("ServiceTimeUnknown"));
+    report(1205.0, 0.0, "quiet for the window of 15 s", Ok(0.0));
+    report(1205.0, 1.0, "one in flight", Err("ServiceTimeUnknown"));
+}
+
+#[test]
+fn requests_that_are_asked_for_only_now_are_unknown_and_not_none() {
+    let mut scene = Scene::new(policy(vec![tasks(100.0)]), 1);
+    scene.settle(1, &live(50.0));
+    scene.decider.update(Arc::new(policy(vec![latency(0.15, Some(0.1))])));
+    scene.pass(5.0);
+    scene.report(0, requests("POST /checkout", 1000.0, 8.0));
+    assert_demand("the first count", &scene.decide(), Err("AwaitingSecondSample"));
+    scene.pass(5.0);
+    scene.report(0, requests("POST /checkout", 1400.0, 8.0));
+    assert_demand("the second", &scene.decide(), Ok(8.0 / (8.0 * 0.652_105)));
+}
+
+#[test]
+fn a_label_set_that_appears_beside_known_ones_counts_from_zero() {
+    let mut scene = Scene::new(policy(vec![latency(0.15, Some(0.1))]), 1);
+    scene.settle(1, &requests("POST /checkout", 1000.0, 0.0));
+    let failed = reading(
+        "http_server_request_duration_seconds_count",
+        &[("endpoint", "POST /checkout"), ("status_code", "500")],
+        400.0,
+    );
+    scene.pass(5.0);
+    scene.report(0, [requests("POST /checkout", 1000.0, 0.0), vec![failed]].concat());
+    assert_demand("80 failures a second", &scene.decide(), Ok(8.0 / (8.0 * 0.652_105)));
+}
+
+#[test]
+fn a_busy_pod_that_is_gone_still_makes_the_window_busy() {
+    let mut scene = Scene::new(policy(vec![latency(0.15, None)]), 2);
+    for (second, completed) in [(0.0, 1000.0), (5.0, 1205.0)] {
+        scene.now = start() + seconds(second);
+        scene.report(0, requests("POST /checkout", 7.0, 0.0));
+        scene.report(1, requests("POST /checkout", completed, 4.0));
+        scene.decide();
+    }
+    scene.workload.pods.remove(1);
+    scene.pass(5.0);
+    scene.report(0, requests("POST /checkout", 7.0, 0.0));
+    assert_demand("gone", &scene.decide(), Err("ServiceTimeUnknown"));
 }
 
 #[test]

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::families::{AGENT_EVIDENCE, REQUEST_BUCKET, REQUEST_COUNT, REQUEST_SUM};
+use super::families::{AGENT_EVIDENCE, REQUEST_BUCKET, REQUEST_COUNT, REQUEST_SUM, TRAFFIC};
 use super::observe::{Found, View};
 use super::window::Totals;
 use crate::sample::Labels;
@@ -51,6 +51,8 @@ impl Traffic {
 pub(super) struct Requests<'a> {
     endpoint: Option<&'a str>,
     short: BTreeSet<&'a str>,
+    /// Endpoints that completed requests, long ones.
+    open: BTreeSet<&'a str>,
 }
 
 fn endpoint_of(labels: &Labels) -> &str {
@@ -75,6 +77,7 @@ impl<'a> Requests<'a> {
             }
         }
         let mut short = BTreeSet::new();
+        let mut open = BTreeSet::new();
         for (endpoint, (seconds, requests)) in lifetime {
             let is_short = requests > 0.0 && seconds / requests < LONG_REQUEST_SECONDS;
             if is_short && requests >= ENOUGH_COMPLETIONS && remembered.len() < REMEMBERED_ENDPOINTS
@@ -83,9 +86,11 @@ impl<'a> Requests<'a> {
             }
             if is_short || remembered.contains(endpoint) {
                 short.insert(endpoint);
+            } else if requests > 0.0 {
+                open.insert(endpoint);
             }
         }
-        Self { endpoint, short }
+        Self { endpoint, short, open }
     }
 
     fn wants(&self, labels: &Labels) -> bool {
@@ -109,10 +114,17 @@ impl<'a> Requests<'a> {
 
     /// The pod's traffic over the short span. A pod that serves a family of the agent and no series of the endpoint had none.
     pub(super) fn find(&self, window: &PodWindow, gap: Duration) -> Found<Traffic> {
+        if TRAFFIC.iter().any(|family| !window.is_complete(family)) {
+            return Found::Absent;
+        }
         let served = window.serves(REQUEST_COUNT)
             || AGENT_EVIDENCE.iter().any(|family| window.serves(family));
         let Some(newest) = window.newest_point().filter(|_| served) else { return Found::Absent };
-        if window.fresh_batches() < 2 {
+        // Many batches of the pod say nothing of a family that is asked for only now: its first count is no rate yet.
+        let mut counts = self.series(window, REQUEST_COUNT);
+        let unmeasured =
+            |series: &Series| series.span(gap).is_none() && !series.counted_from_zero();
+        if window.fresh_batches() < 2 || counts.any(|(_, series)| unmeasured(series)) {
             return Found::Awaiting;
         }
         let counts = self.series(window, REQUEST_COUNT).filter_map(|(_, series)| series.span(gap));
@@ -126,6 +138,19 @@ impl<'a> Requests<'a> {
         };
         self.add_in_flight(window, gap, &mut traffic);
         Found::Value(traffic, newest.arrived)
+    }
+
+    /// Whether a request is in flight, or completed in the last `over`. Connections that stay open by design do not count.
+    pub(super) fn had_any(&self, window: &PodWindow, over: Duration) -> bool {
+        let completed = self
+            .series(window, REQUEST_COUNT)
+            .filter_map(|(_, series)| series.span_over(over))
+            .any(|span| span.increase > 0.0);
+        let mut in_flight = self.series(window, REQUESTS_IN_FLIGHT);
+        completed
+            || in_flight.any(|(labels, series)| {
+                series.newest().value > 0.0 && !self.open.contains(endpoint_of(labels))
+            })
     }
 
     fn add_in_flight(&self, window: &PodWindow, gap: Duration, traffic: &mut Traffic) {
@@ -145,12 +170,15 @@ impl<'a> Requests<'a> {
         }
     }
 
-    /// The latencies of the requests that completed in each series' span.
+    /// The latencies of the requests that completed in each series' span; none of a pod that lost a part of its buckets.
     pub(super) fn latencies(
         &self,
         window: &PodWindow,
         span: impl Fn(&Series) -> Option<Span>,
     ) -> Histogram {
+        if !(window.is_complete(REQUEST_BUCKET) && window.is_complete(REQUEST_SUM)) {
+            return Histogram::default();
+        }
         let buckets = self.series(window, REQUEST_BUCKET).filter_map(|(labels, series)| {
             let bound: f64 = labels.get("le")?.parse().ok()?;
             Some((bound, span(series)?.increase))

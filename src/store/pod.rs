@@ -72,6 +72,13 @@ impl PodWindow {
         self.family(name).next().is_some()
     }
 
+    /// Whether the last good batch kept every sample of a family; also true where it had none. What is left of a family
+    /// that lost some adds up to too little.
+    #[must_use]
+    pub fn is_complete(&self, name: &str) -> bool {
+        !self.incomplete.iter().any(|lost| lost.as_str() == name)
+    }
+
     /// The last good batch.
     #[must_use]
     pub fn last_good(&self) -> Option<Seen> {

@@ -87,6 +87,12 @@ impl Series {
         self.points.iter()
     }
 
+    /// Whether it is known to have counted zero before its first point: its siblings were served then, and it was not.
+    #[must_use]
+    pub fn counted_from_zero(&self) -> bool {
+        self.born.is_some()
+    }
+
     /// Adds a point if its source time is new. `wall` is when it arrived on the wall clock.
     pub(super) fn offer(&mut self, point: Point, wall: Timestamp) -> Offered {
         let newest = self.newest();

@@ -143,6 +143,24 @@ fn a_label_set_that_was_left_out_before_is_no_jump_when_it_returns() {
 }
 
 #[test]
+fn a_family_that_lost_samples_is_not_complete_until_a_batch_keeps_them_all() {
+    let lost = Dropped { name: MetricName::new("c"), reason: DropReason::Duplicate, samples: 2 };
+    let cut = Batch {
+        dropped: vec![lost],
+        ..batch(1, vec![sample("c", &[], 1, 1.0), sample("d", &[], 1, 1.0)])
+    };
+    let mut limited = Store::new(Limits { series_per_pod: 1, ..Limits::default() });
+    limited.record(&batch(1, vec![sample("c", &[], 1, 1.0), sample("d", &[], 1, 1.0)]));
+    let window = limited.pod(&pod()).expect("recorded");
+    assert!(window.is_complete("c") && !window.is_complete("d"), "over the limit");
+    let mut store = store([cut]);
+    let window = store.pod(&pod()).expect("recorded");
+    assert!(!window.is_complete("c") && window.is_complete("d"), "dropped by the source");
+    store.record(&batch(2, vec![sample("c", &[], 2, 1.0)]));
+    assert!(store.pod(&pod()).expect("recorded").is_complete("c"));
+}
+
+#[test]
 fn a_series_that_flaps_is_no_jump_when_it_returns() {
     let two = |at, value| {
         vec![sample("c", &[("x", "1")], at, 1.0), sample("c", &[("x", "2")], at, value)]
