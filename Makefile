@@ -14,8 +14,9 @@ help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
 run: need-rust need-cc ## the demo: agent, adapter and a loaded sample service in one terminal
-	cargo build --quiet --bin headroom
-	@exec target/debug/headroom demo
+	@echo "building; the first time takes some minutes"
+	cargo build --bin headroom
+	@exec target/debug/headroom demo $(ARGS)
 
 test: need-rust need-cc need-go fmt lint docs deny features unit it ## everything .ci/run checks
 	@echo "make test: all checks passed"

@@ -1,6 +1,21 @@
 //! Headroom makes a Kubernetes HorizontalPodAutoscaler scale on what a service's runtime knows about itself: live tasks,
 //! heap, allocation rate, CPU, latency, or any gauge of its own.
 //!
+//! # In a service
+//!
+//! ```no_run
+//! headroom::profiled_jemalloc!(); // the allocator, ready for heap profiles
+//!
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let agent = headroom::Agent::builder().service("checkout").bind("0.0.0.0:9469".parse()?).start()?;
+//! let app: axum::Router = axum::Router::new().layer(agent.http_layer());
+//! # Ok(()) }
+//! ```
+//!
+//! The feature `agent` alone pulls in no Kubernetes client and no TLS. [`agent`] and [`signals`] are what a service uses, and
+//! [`telemetry`] for its logs; the rest is the program, documented for those who change it.
+//!
 //! # The parts
 //!
 //! - The **agent** ([`agent`]) is a library inside a Rust service. It reads the runtime, the allocator, the process and

@@ -33,8 +33,10 @@ impl Telemetry {
     pub fn init_with(format: LogFormat) {
         let filter =
             EnvFilter::try_from_env("HEADROOM_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-        let builder =
-            tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        let builder = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .with_ansi(std::io::stderr().is_terminal());
         // An error only says that a subscriber is installed already.
         let _ = match format {
             LogFormat::Json => builder.json().flatten_event(true).try_init(),

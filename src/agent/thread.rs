@@ -18,6 +18,7 @@ use super::server::{self, ServerMetrics};
 use crate::pprof;
 use crate::probes::{Beat, Progress};
 use crate::signals::Collectors;
+use crate::signals::allocator::Jemalloc;
 use crate::time::Clock;
 
 /// Between two samples of the workers.
@@ -42,7 +43,12 @@ pub(super) struct AgentThread {
 impl AgentThread {
     /// Serves until told to stop. Says through `started` whether it could begin.
     pub(super) fn run(self, started: &SyncSender<io::Result<()>>) {
-        let runtime = match Builder::new_current_thread().enable_all().build() {
+        Jemalloc::leave_this_thread_uncounted();
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .on_thread_start(Jemalloc::leave_this_thread_uncounted)
+            .build();
+        let runtime = match runtime {
             Ok(runtime) => runtime,
             Err(error) => {
                 // The builder waits for this, unless it is gone.

@@ -37,7 +37,7 @@ use screen::Screen;
 /// How often the view reads and draws.
 const FRAME: Duration = Duration::from_secs(1);
 /// Frames that the sparkline shows.
-const HISTORY: usize = 60;
+const HISTORY: usize = 48;
 
 /// Runs the demo, or the part of it that the arguments name.
 pub(super) fn run(args: DemoArgs) -> anyhow::Result<()> {
@@ -88,19 +88,31 @@ async fn show(args: DemoArgs) -> anyhow::Result<()> {
     ] {
         must_be_free(address, flag)?;
     }
+    must_differ(&args)?;
     let shutdown = shutdown::on_signal().context("cannot handle signals")?;
     let credentials = Credentials::make(args.token.clone())?;
     let quiet = [("HEADROOM_LOG", "error")];
-    let service = Process::start(&service_arguments(&args), &quiet)?;
+    let service = Process::start("sample service", &service_arguments(&args), &quiet)?;
     let with_token =
         [("HEADROOM_LOG", "error"), ("HEADROOM_DEMO_TOKEN", credentials.token.as_str())];
-    let adapter = Process::start(&adapter_arguments(&args, credentials.folder()), &with_token)?;
+    let adapter_arguments = adapter_arguments(&args, credentials.folder());
+    let adapter = Process::start("adapter", &adapter_arguments, &with_token)?;
+    let mut processes = [service, adapter];
 
     let load = tokio::spawn(load::run(args.service_address(), scenario::load()?, shutdown.clone()));
-    let drawn = draw(&args, &credentials, (service.id(), adapter.id()), shutdown.clone()).await;
+    let drawn = draw(&args, &credentials, &mut processes, shutdown.clone()).await;
     shutdown.cancel();
     let _ = load.await;
     drawn
+}
+
+fn must_differ(args: &DemoArgs) -> anyhow::Result<()> {
+    let addresses = [args.service_address(), args.agent_address(), args.adapter_address()];
+    let clash = addresses.iter().enumerate().any(|(at, address)| addresses[..at].contains(address));
+    if clash || addresses.iter().any(|address| address.port() == 0) {
+        bail!("the service, the agent and the adapter need three different ports, none of them 0");
+    }
+    Ok(())
 }
 
 fn must_be_free(address: SocketAddr, flag: &str) -> anyhow::Result<()> {
@@ -138,7 +150,7 @@ fn adapter_arguments(args: &DemoArgs, credentials: &Path) -> Vec<String> {
 async fn draw(
     args: &DemoArgs,
     credentials: &Credentials,
-    (service, adapter): (u32, u32),
+    processes: &mut [Process; 2],
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let observer = Observer::new(&Endpoints {
@@ -147,7 +159,7 @@ async fn draw(
         ca_pem: &credentials.ca_pem,
         token: &credentials.token,
     })?;
-    let commands = commands(args, credentials, (service, adapter));
+    let commands = commands(args, credentials, (processes[0].id(), processes[1].id()));
     let mut screen = Screen::open(std::io::stdout().is_terminal())?;
     let mut scene = Scene::new();
     let started = Instant::now();
@@ -163,7 +175,8 @@ async fn draw(
         }
         let seen = observer.observe().await;
         scene.take(&seen);
-        screen.show(&scene.frame(&seen, &commands))?;
+        let ended = processes.iter_mut().filter_map(Process::end).collect();
+        screen.show(&scene.frame(&seen, ended, &commands))?;
     }
     screen.close()
 }
@@ -206,18 +219,18 @@ fn commands(
 struct Scene {
     history: VecDeque<Option<f64>>,
     replicas: Replicas,
-    last_answer: Instant,
+    last_number: Option<Instant>,
 }
 
 impl Scene {
     fn new() -> Self {
-        Self { history: VecDeque::new(), replicas: Replicas::new(), last_answer: Instant::now() }
+        Self { history: VecDeque::new(), replicas: Replicas::new(), last_number: None }
     }
 
     fn take(&mut self, seen: &Observation) {
         let now = Instant::now();
         if seen.demand.is_ok() {
-            self.last_answer = now;
+            self.last_number = Some(now);
         }
         self.history.push_back(seen.demand.as_ref().ok().copied());
         if self.history.len() > HISTORY {
@@ -229,16 +242,20 @@ impl Scene {
     fn frame<'a>(
         &'a self,
         seen: &Observation,
+        ended: Vec<String>,
         commands: &'a [(&'static str, String)],
     ) -> view::Frame<'a> {
         let rows = scenario::SHOWN.iter().map(|shown| {
             let gauges = seen.gauges.as_ref().ok();
             let raw = seen.totals.get(shown.metric).or_else(|| gauges?.get(shown.metric));
+            let demand = seen.signals.get(shown.signal).copied();
+            // A known demand without a raw value: no request came, so that there is no latency to show.
+            let without = if demand.is_some() { "idle" } else { "-" };
             view::Row {
                 name: shown.signal,
-                now: raw.map_or_else(|| "-".to_owned(), |value| shown.unit.show(*value)),
+                now: raw.map_or_else(|| without.to_owned(), |value| shown.unit.show(*value)),
                 per_pod: shown.per_pod,
-                demand: seen.signals.get(shown.signal).copied(),
+                demand,
             }
         });
         view::Frame {
@@ -247,7 +264,8 @@ impl Scene {
             history: &self.history,
             replicas: self.replicas.shown(Instant::now()),
             metrics_error: seen.gauges.as_ref().err().cloned(),
-            adapter_silent_seconds: self.last_answer.elapsed().as_secs(),
+            unknown_seconds: self.last_number.map(|last| last.elapsed().as_secs()),
+            ended,
             commands,
         }
     }

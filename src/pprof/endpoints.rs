@@ -19,6 +19,7 @@ use tokio::sync::{Semaphore, oneshot};
 use super::heap::{self, HeapView};
 use super::symbols::{Detail, Symbolizer};
 use super::{CaptureError, Service, cpu};
+use crate::signals::allocator::Jemalloc;
 
 const DEFAULT_SECONDS: u64 = 30;
 const MAX_SECONDS: u64 = 300;
@@ -243,8 +244,11 @@ async fn on_thread<T: Send + 'static>(
     let (answer, answered) = oneshot::channel();
     thread::Builder::new()
         .name("headroom-pprof".to_owned())
-        // A requester that left wants no answer.
-        .spawn(move || drop(answer.send(work())))
+        .spawn(move || {
+            Jemalloc::leave_this_thread_uncounted();
+            // A requester that left wants no answer.
+            drop(answer.send(work()));
+        })
         .map_err(CaptureError::Thread)?;
     answered.await.map_err(|_| CaptureError::Lost)?
 }

@@ -173,34 +173,47 @@ async fn idle_heap_bytes(cluster: &Cluster) -> Result<f64> {
     .await
 }
 
+/// All cases at once, each in its own namespace; the faults of what was seen.
+async fn all_at_once(cluster: &Cluster, cases: &[Case]) -> Result<Vec<String>> {
+    for case in cases {
+        deploy(cluster, case).await?;
+        let policy = policy(NAME, &json!([case.signal]), &PolicyOptions::default());
+        create(cluster.plane.client(), case.namespace, policy).await?;
+    }
+    let runs = cases.iter().map(|case| scale(cluster, case, TIMES));
+    let mut report = Vec::new();
+    for (case, outcome) in cases.iter().zip(futures::future::join_all(runs).await) {
+        match outcome {
+            Ok(faults) if faults.is_empty() => {}
+            Ok(faults) => report.push(format!("{}:\n  {}", case.namespace, faults.join("\n  "))),
+            Err(error) => report.push(format!("{}: {error:#}", case.namespace)),
+        }
+    }
+    if let CgroupSupport::Unavailable(reason) = cluster.kubelet.cgroups() {
+        eprintln!("NOT CHECKED: cpu under a limit, as none is enforced here: {reason}");
+        report.retain(|line| !line.starts_with("scales-cpu"));
+    }
+    for case in cases {
+        cluster.delete_namespace(case.namespace).await?;
+    }
+    Ok(report)
+}
+
+/// The pods, the loads and the control plane share the machine with whatever else runs on it, and a load that the
+/// machine cannot offer scales nothing. So one failed attempt is told and repeated; the second is the verdict.
 #[test]
 fn every_signal_scales_up_with_its_load_and_back() {
     run(async {
         let cluster = alone().await?;
         drop(cluster.adapter().await?);
         let cases = cases(idle_heap_bytes(&cluster).await?);
-        for case in &cases {
-            deploy(&cluster, case).await?;
-            let policy = policy(NAME, &json!([case.signal]), &PolicyOptions::default());
-            create(cluster.plane.client(), case.namespace, policy).await?;
-        }
-        let runs = cases.iter().map(|case| scale(&cluster, case, TIMES));
-        let mut report = Vec::new();
-        for (case, outcome) in cases.iter().zip(futures::future::join_all(runs).await) {
-            match outcome {
-                Ok(faults) if faults.is_empty() => {}
-                Ok(faults) => {
-                    report.push(format!("{}:\n  {}", case.namespace, faults.join("\n  ")))
-                }
-                Err(error) => report.push(format!("{}: {error:#}", case.namespace)),
+        let mut report = all_at_once(&cluster, &cases).await?;
+        if !report.is_empty() {
+            eprintln!("REPEATED, since the first attempt saw:\n{}", report.join("\n"));
+            for case in &cases {
+                cluster.namespace_ends(case.namespace).await?;
             }
-        }
-        if let CgroupSupport::Unavailable(reason) = cluster.kubelet.cgroups() {
-            eprintln!("NOT CHECKED: cpu under a limit, as none is enforced here: {reason}");
-            report.retain(|line| !line.starts_with("scales-cpu"));
-        }
-        for case in &cases {
-            cluster.delete_namespace(case.namespace).await?;
+            report = all_at_once(&cluster, &cases).await?;
         }
         cluster.delete_namespace("scales-base").await?;
         ensure!(report.is_empty(), "{}", report.join("\n"));

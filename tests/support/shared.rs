@@ -83,6 +83,18 @@ impl Cluster {
         namespaces.delete(name, &DeleteParams::default()).await?;
         Ok(())
     }
+
+    /// Waits until a deleted namespace is gone, so that its name is free again.
+    ///
+    /// # Errors
+    /// It stays, or the API server refuses.
+    pub(crate) async fn namespace_ends(&self, name: &str) -> Result<()> {
+        let namespaces = Api::<Namespace>::all(self.plane.client());
+        eventually(Duration::from_secs(60), "the namespace's end", async || {
+            Ok(namespaces.get_opt(name).await?.is_none().then_some(()))
+        })
+        .await
+    }
 }
 
 /// Runs a test on the shared runtime, which outlives every test: tasks of the cluster live on it.

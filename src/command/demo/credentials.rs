@@ -31,7 +31,9 @@ impl Credentials {
             .mode(0o700)
             .create(&folder)
             .with_context(|| format!("cannot create {}", folder.display()))?;
-        let token = token.unwrap_or_else(|| format!("{:032x}", rand::random::<u128>()));
+        let token = token
+            .filter(|token| !token.is_empty())
+            .unwrap_or_else(|| format!("{:032x}", rand::random::<u128>()));
         let credentials = Self { folder, ca_pem: made.ca_pem.clone().into_bytes(), token };
         credentials.write(CA, &made.ca_pem)?;
         credentials.write(CERTIFICATE, &made.certificate_pem)?;

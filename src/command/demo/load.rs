@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info};
+use tracing::debug;
 
 use crate::units::{ByteCount, BytesPerSecond, CpuCores, Measure, Ratio, TaskCount};
 
@@ -160,7 +160,7 @@ pub async fn run(
     let mut in_flight = JoinSet::new();
     let start = Instant::now();
     let mut tick = start;
-    info!(%target, period_seconds = plan.period.as_secs_f64(), "load begins");
+    debug!(%target, period_seconds = plan.period.as_secs_f64(), "load begins");
     while !shutdown.is_cancelled() {
         for request in plan.requests(plan.level(tick - start)) {
             if shutdown.run_until_cancelled(sleep_until(tick + request.after)).await.is_none() {

@@ -13,12 +13,14 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// A process that ends with this value.
 #[derive(Debug)]
 pub(super) struct Process {
+    name: &'static str,
     child: Child,
 }
 
 impl Process {
     /// Starts this program with other arguments. Its logs go where this one's go.
     pub(super) fn start(
+        name: &'static str,
         arguments: &[String],
         environment: &[(&str, &str)],
     ) -> anyhow::Result<Self> {
@@ -30,12 +32,18 @@ impl Process {
             .stdin(Stdio::piped())
             .spawn()
             .context("cannot start a process of the demo")?;
-        Ok(Self { child })
+        Ok(Self { name, child })
     }
 
     /// Its process id, for people who want to kill it.
     pub(super) fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// That it has ended and how, if it has.
+    pub(super) fn end(&mut self) -> Option<String> {
+        let status = self.child.try_wait().ok().flatten()?;
+        Some(format!("the {} (process {}) has ended: {status}", self.name, self.child.id()))
     }
 
     fn ended(&mut self) -> bool {

@@ -24,6 +24,7 @@ pub(super) struct Replicas {
     normalizer: Normalizer,
     started: Instant,
     next_look: Instant,
+    looked: bool,
 }
 
 impl Replicas {
@@ -36,6 +37,7 @@ impl Replicas {
             normalizer: Normalizer::new(MIN_REPLICAS, MAX_REPLICAS, behavior),
             started,
             next_look: started,
+            looked: false,
         }
     }
 
@@ -44,8 +46,14 @@ impl Replicas {
         if now < self.next_look {
             return;
         }
-        // Before the first number there is nothing to wait a whole period for.
-        let Some(served) = demand.and_then(Quantity::from_served) else { return };
+        let Some(served) = demand.and_then(Quantity::from_served) else {
+            // Before the first number there is nothing to wait a whole period for.
+            if self.looked {
+                self.next_look = now + SYNC;
+            }
+            return;
+        };
+        self.looked = true;
         self.next_look = now + SYNC;
         let metric = Metric::ExternalAverageValue {
             items_milli: vec![i64::try_from(served.milli_ceil()).unwrap_or(i64::MAX)],

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use crossterm::terminal::{Clear, ClearType, EnterAlternateScreen, LeaveAlternateScreen};
+use crossterm::terminal::{Clear, ClearType, EnterAlternateScreen, LeaveAlternateScreen, size};
 use crossterm::{cursor, queue};
 
 use super::{print, view};
@@ -29,7 +29,7 @@ impl Screen {
     /// Draws one frame.
     pub(super) fn show(&mut self, frame: &view::Frame<'_>) -> std::io::Result<()> {
         if self.terminal {
-            return redraw(&view::picture(frame));
+            return redraw(&fitting(view::picture(frame), size()?));
         }
         if self.frames == 0 {
             let commands =
@@ -67,6 +67,32 @@ impl Drop for Screen {
     }
 }
 
+/// As many of the first lines as the terminal shows: the table stays where the commands have no room.
+fn fitting(mut lines: Vec<String>, (columns, rows): (u16, u16)) -> Vec<String> {
+    let mut left = usize::from(rows).saturating_sub(1);
+    let columns = usize::from(columns).max(1);
+    let mut shown = 0;
+    for line in &lines {
+        let needed = visible_width(line).div_ceil(columns).max(1);
+        let Some(rest) = left.checked_sub(needed) else { break };
+        left = rest;
+        shown += 1;
+    }
+    lines.truncate(shown);
+    lines
+}
+
+/// Characters without the escapes that colour them.
+fn visible_width(line: &str) -> usize {
+    let mut escaped = false;
+    let visible = line.chars().filter(|&character| {
+        let shown = !escaped && character != '\u{1b}';
+        escaped = if escaped { character != 'm' } else { character == '\u{1b}' };
+        shown
+    });
+    visible.count()
+}
+
 /// Overwrites the last picture line by line, so that nothing flickers.
 fn redraw(lines: &[String]) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
@@ -78,4 +104,25 @@ fn redraw(lines: &[String]) -> std::io::Result<()> {
     }
     queue!(out, Clear(ClearType::FromCursorDown))?;
     out.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_picture_is_cut_at_the_bottom_where_the_terminal_is_too_small() {
+        let lines = || {
+            ["\u{1b}[1mtitle\u{1b}[0m", "0123456789abc", "table", "command"]
+                .map(str::to_owned)
+                .to_vec()
+        };
+        assert_eq!(fitting(lines(), (80, 24)).len(), 4);
+        assert_eq!(
+            fitting(lines(), (10, 5)),
+            lines()[..3],
+            "the second line takes two rows of ten columns"
+        );
+        assert_eq!(visible_width("\u{1b}[1mtitle\u{1b}[0m"), 5);
+    }
 }

@@ -17,8 +17,10 @@ pub(super) struct Frame<'a> {
     pub replicas: Replicas,
     /// Why `/metrics` did not answer, if it did not.
     pub metrics_error: Option<String>,
-    /// Seconds since the adapter last answered.
-    pub adapter_silent_seconds: u64,
+    /// Seconds since the last demand; `None` before the first.
+    pub unknown_seconds: Option<u64>,
+    /// Processes of the demo that have ended, and how.
+    pub ended: Vec<String>,
     /// The commands to copy.
     pub commands: &'a [(&'static str, String)],
 }
@@ -45,7 +47,7 @@ pub(super) struct Replicas {
 }
 
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
-const METER_WIDTH: usize = 24;
+const METER_WIDTH: usize = 20;
 
 /// The whole picture for a terminal.
 pub(super) fn picture(frame: &Frame<'_>) -> Vec<String> {
@@ -61,6 +63,7 @@ pub(super) fn picture(frame: &Frame<'_>) -> Vec<String> {
     lines.extend(frame.rows.iter().map(|row| row_line(row, driver == Some(row.name))));
     lines.push(String::new());
     lines.extend(demand_lines(frame));
+    lines.extend(frame.ended.iter().map(|ended| format!("  {}", ended.as_str().red())));
     if let Some(error) = &frame.metrics_error {
         lines.push(format!("  {}", format!("/metrics does not answer: {error}").red()));
     }
@@ -76,10 +79,14 @@ pub(super) fn picture(frame: &Frame<'_>) -> Vec<String> {
 pub(super) fn plain(frame: &Frame<'_>) -> String {
     let mut line = match &frame.demand {
         Ok(demand) => format!("demand {demand:.3}"),
-        Err(why) => {
-            format!("demand unknown ({why}; adapter silent for {} s)", frame.adapter_silent_seconds)
-        }
+        Err(why) => match frame.unknown_seconds {
+            Some(seconds) => format!("demand unknown for {seconds} s ({why})"),
+            None => format!("demand not yet known ({why})"),
+        },
     };
+    for ended in &frame.ended {
+        let _ = write!(line, "  {ended}");
+    }
     let _ = write!(line, "  replicas {}", frame.replicas.now);
     for row in &frame.rows {
         let demand = row.demand.map_or_else(|| "-".to_owned(), |demand| format!("{demand:.2}"));
@@ -117,20 +124,19 @@ fn meter(demand: f64) -> String {
 
 fn demand_lines(frame: &Frame<'_>) -> Vec<String> {
     let Replicas { now, min, max, next_look_seconds } = frame.replicas;
-    let replicas = format!("{now} replicas").bold();
+    let replicas = format!("{now} replica{}", if now == 1 { "" } else { "s" }).bold();
     let bounds = format!("(min {min}, max {max}; it looks again in {next_look_seconds} s)").dim();
     let top = match &frame.demand {
         Ok(demand) => {
             vec![format!("  demand    {:.2} pods   {}", demand, sparkline(frame.history).cyan())]
         }
-        Err(why) if frame.adapter_silent_seconds > 2 => vec![
-            format!("  demand    {}", "unknown".red().bold()),
-            format!(
-                "  {}",
-                format!("no demand for {} s: {why}", frame.adapter_silent_seconds).red()
-            ),
-        ],
-        Err(why) => vec![format!("  demand    not yet known: {why}")],
+        Err(why) => match frame.unknown_seconds {
+            Some(seconds) => vec![
+                format!("  demand    {}", "unknown".red().bold()),
+                format!("  {}", format!("no demand for {seconds} s: {why}").red()),
+            ],
+            None => vec![format!("  demand    not yet known: {why}")],
+        },
     };
     let hold =
         if frame.demand.is_err() { " held: without a number an HPA changes nothing" } else { "" };
@@ -172,7 +178,8 @@ mod tests {
             history,
             replicas: Replicas { now: 3, min: 1, max: 10, next_look_seconds: 7 },
             metrics_error: None,
-            adapter_silent_seconds: 9,
+            unknown_seconds: Some(9),
+            ended: vec!["the adapter (process 7) has ended: signal: 9".into()],
             commands: &[],
         }
     }
@@ -190,6 +197,7 @@ mod tests {
         let history = VecDeque::new();
         let text = picture(&frame(&history, Err("connection refused".into()))).join("\n");
         assert!(text.contains("connection refused") && text.contains("held"), "{text}");
+        assert!(text.contains("the adapter (process 7) has ended"), "{text}");
         assert!(plain(&frame(&history, Err("connection refused".into()))).contains("unknown"));
     }
 }
