@@ -53,6 +53,9 @@ pub(super) struct Workshop {
     work: Arc<Semaphore>,
     workers: Arc<Semaphore>,
     burners: Arc<Semaphore>,
+    /// As a service's own workers would: more threads than cores would only take turns, and starve every other thread
+    /// of a throttled pod.
+    cores: Arc<Semaphore>,
     queue_depth: IntGauge,
     ready_at: Instant,
 }
@@ -70,6 +73,9 @@ impl Workshop {
             heap_mebibytes: budget(limits::HEAP_MEBIBYTES),
             items: budget(limits::ITEMS),
             work: budget(limits::WORK),
+            cores: Arc::new(Semaphore::new(
+                std::thread::available_parallelism().map_or(1, usize::from),
+            )),
             workers: Arc::new(Semaphore::new(concurrency.clamp(1, Semaphore::MAX_PERMITS))),
             burners: budget(limits::BURNERS),
             queue_depth: queue_depth.expect("the name is a valid metric name"),
@@ -131,9 +137,10 @@ impl Workshop {
     /// Uses `duration` of CPU time, on a thread outside the runtime's workers.
     pub(super) async fn burn(&self, duration: Duration) -> Result<(), Full> {
         let burner = self.burners.clone().try_acquire_owned().map_err(|_| Full)?;
+        let core = self.cores.clone().acquire_owned().await.map_err(|_| Full)?;
         finished(
             tokio::task::spawn_blocking(move || {
-                let _burner = burner;
+                let _held = (burner, core);
                 black_box(burn_cpu(duration));
             })
             .await,
