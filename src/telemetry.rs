@@ -7,6 +7,19 @@ use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
 
+/// An error with its causes in one line, for the log.
+#[must_use]
+pub fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
 /// How a program's logs leave it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {

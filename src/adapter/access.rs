@@ -15,10 +15,11 @@ use tracing::warn;
 
 use super::authentication::{Authentication, Identity};
 use super::authorization::{Authorization, Verdict, forbidden_message};
-use super::client_cas::{PeerCertificate, chain};
+use super::client_cas::PeerCertificate;
 use super::own_metrics::OwnMetrics;
 use super::request_info::RequestInfo;
 use super::status::ApiStatus;
+use crate::telemetry::error_chain;
 
 /// For the whole of an answer. An adapter that hangs holds one of the HPA controller's few workers.
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
@@ -54,7 +55,7 @@ impl Gate {
             }
             Err(error) => {
                 self.metrics.authenticated("error");
-                warn!(error = chain(&error), "cannot tell who is asking");
+                warn!(error = error_chain(&error), "cannot tell who is asking");
                 return Err(ApiStatus::unavailable(error.sentence()));
             }
         };
@@ -64,7 +65,7 @@ impl Gate {
                 Err(ApiStatus::forbidden(forbidden_message(&identity, info, &reason)))
             }
             Err(error) => {
-                warn!(error = chain(&error), "cannot tell who may do what");
+                warn!(error = error_chain(&error), "cannot tell who may do what");
                 Err(ApiStatus::unavailable(
                     "cannot tell whether this is allowed: the API server does not answer",
                 ))

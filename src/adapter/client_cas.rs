@@ -27,6 +27,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::serving::{crypto, read_certificates};
 use crate::probes::Condition;
+use crate::telemetry::error_chain;
 
 /// Where the API server publishes how it identifies itself.
 const NAMESPACE: &str = "kube-system";
@@ -244,7 +245,7 @@ impl ClientCas {
     /// `extension-apiserver-authentication-reader` in `kube-system`. What cannot be read is tried again with back-off.
     pub async fn follow(&self, client: Client, shutdown: CancellationToken) {
         if let Err(error) = self.load_from(client.clone()).await {
-            warn!(error = chain(&error), "cannot load the client CAs yet");
+            warn!(error = error_chain(&error), "cannot load the client CAs yet");
             if !self.serves() {
                 self.condition.not_ready(error.to_string());
             }
@@ -259,30 +260,20 @@ impl ClientCas {
             match change {
                 Some(Ok(Some(map))) => {
                     if let Err(error) = self.install_from(map) {
-                        let error = chain(&error);
+                        let error = error_chain(&error);
                         warn!(error, "client CAs are unusable; the last good ones stay in use");
                     }
                 }
                 Some(Ok(None)) => {
                     warn!("the ConfigMap with the client CAs is gone; the last ones stay in use")
                 }
-                Some(Err(error)) => warn!(error = chain(&error), "cannot watch the client CAs"),
+                Some(Err(error)) => {
+                    warn!(error = error_chain(&error), "cannot watch the client CAs")
+                }
                 None => return,
             }
         }
     }
-}
-
-/// An error with its causes, for the log.
-pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 /// The certificate chain that the client of one connection proved to hold, and the verdict on it.

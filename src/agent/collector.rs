@@ -4,7 +4,6 @@
 //! without values; a source that has none shows as 0 in `headroom_agent_source_available`, its reason in the log.
 
 use std::collections::HashMap;
-use std::error::Error as _;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -12,7 +11,8 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 
 use crate::signals::catalogue::families;
-use crate::signals::{CATALOGUE, Collectors, Family, FamilyKind, Snapshot, Unavailable};
+use crate::signals::{CATALOGUE, Collectors, Family, FamilyKind, Snapshot};
+use crate::telemetry::error_chain;
 use crate::time::{Clock, Timestamp};
 
 /// Reads all sources at every gather.
@@ -61,7 +61,7 @@ impl SignalCollector {
                     }
                 }
                 Err(error) => {
-                    let reason = chain(error);
+                    let reason = error_chain(error);
                     if reasons.get(source) != Some(&reason) {
                         tracing::debug!(source, error = reason, "source is not available");
                         reasons.insert(source, reason);
@@ -104,17 +104,6 @@ pub(super) fn options(family: &Family) -> prometheus::Opts {
 fn describe(family: &Family) -> Result<Desc, prometheus::Error> {
     let labels = family.labels.iter().map(|&label| label.to_owned()).collect();
     Desc::new(family.name.to_owned(), family.help.to_owned(), labels, HashMap::new())
-}
-
-fn chain(error: &Unavailable) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 /// Metric families under construction. Series of one family come one after the other.
