@@ -11,6 +11,7 @@ mod cpu;
 mod elf;
 mod endpoints;
 mod heap;
+pub mod labels;
 mod mappings;
 mod paths;
 mod profile;

@@ -1,0 +1,159 @@
+//! What this thread works on right now, for samplers to read: the endpoint, the task and the trace of the request.
+//!
+//! In: the layer and the futures that poll a request or a task. Out: labels of CPU and heap samples, which `go tool pprof`
+//! shows as tags. Never: a lock or an allocation when they are set or read. They may be read in a signal handler that
+//! interrupts their being set: such a sample has no labels instead of mixed ones.
+
+use std::cell::Cell;
+use std::sync::atomic::{Ordering, compiler_fence};
+
+use parking_lot::Mutex;
+
+/// A label's value, kept for the life of the program. There are few: endpoints are bounded, spawn sites stand in the code.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Name(u32);
+
+/// Names kept; those after it are `other`.
+const MAX_NAMES: usize = 4_096;
+
+/// The first is no name, the second that of all that find no room.
+static NAMES: Mutex<Vec<Box<str>>> = Mutex::new(Vec::new());
+
+impl Name {
+    /// No label.
+    pub const NONE: Self = Self(0);
+    const OTHER: Self = Self(1);
+
+    /// The name of that text, a new one if there is none. Takes a lock and looks through all names: for set-up.
+    #[must_use]
+    pub fn of(text: &str) -> Self {
+        if text.is_empty() {
+            return Self::NONE;
+        }
+        let mut names = NAMES.lock();
+        if names.is_empty() {
+            names.extend([Box::from(""), Box::from("other")]);
+        }
+        let index = names.iter().position(|name| **name == *text).or_else(|| {
+            (names.len() < MAX_NAMES).then(|| {
+                names.push(text.into());
+                names.len() - 1
+            })
+        });
+        index.and_then(|index| u32::try_from(index).ok()).map_or(Self::OTHER, Self)
+    }
+
+    /// Its text; empty for no label.
+    #[must_use]
+    pub fn text(self) -> String {
+        let index = usize::try_from(self.0).unwrap_or(usize::MAX);
+        NAMES.lock().get(index).map(ToString::to_string).unwrap_or_default()
+    }
+}
+
+/// The labels of what a thread does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Labels {
+    /// Method and path of the request, as the latency series have it.
+    pub endpoint: Name,
+    /// Where the task was spawned, as `file:line`.
+    pub task: Name,
+    /// The W3C trace id of the request; 0 for none.
+    pub trace: u128,
+}
+
+impl Labels {
+    /// Labels nothing.
+    pub const NONE: Self = Self { endpoint: Name::NONE, task: Name::NONE, trace: 0 };
+}
+
+struct Slot {
+    labels: Cell<Labels>,
+    changing: Cell<bool>,
+}
+
+thread_local! {
+    // Without a destructor or lazy start, so that reading it in a signal handler is a plain load.
+    static SLOT: Slot = const { Slot { labels: Cell::new(Labels::NONE), changing: Cell::new(false) } };
+}
+
+/// Puts the former labels back when dropped.
+#[derive(Debug)]
+#[must_use = "the labels end with this value"]
+pub struct Labelled {
+    former: Labels,
+    /// It belongs to this thread's slot.
+    not_send: std::marker::PhantomData<*const ()>,
+}
+
+impl Labelled {
+    /// Changes this thread's labels: `change` gets the present ones, so that a request keeps its task's label.
+    pub fn enter(change: impl FnOnce(Labels) -> Labels) -> Self {
+        let former = SLOT.with(|slot| slot.labels.get());
+        set(change(former));
+        Self { former, not_send: std::marker::PhantomData }
+    }
+}
+
+impl Drop for Labelled {
+    fn drop(&mut self) {
+        set(self.former);
+    }
+}
+
+fn set(labels: Labels) {
+    SLOT.with(|slot| {
+        slot.changing.set(true);
+        // The handler runs on this very thread: only the compiler could reorder.
+        compiler_fence(Ordering::SeqCst);
+        slot.labels.set(labels);
+        compiler_fence(Ordering::SeqCst);
+        slot.changing.set(false);
+    });
+}
+
+/// The labels of the calling thread, also from inside a signal handler.
+pub(super) fn current() -> Labels {
+    SLOT.with(|slot| {
+        if slot.changing.get() {
+            return Labels::NONE;
+        }
+        compiler_fence(Ordering::SeqCst);
+        slot.labels.get()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_nest_and_are_the_threads_own() {
+        let task = Name::of("src/main.rs:7");
+        let outer = Labelled::enter(|labels| Labels { task, ..labels });
+        let inner = Labelled::enter(|labels| Labels { trace: 9, ..labels });
+        assert_eq!(current(), Labels { task, trace: 9, ..Labels::NONE });
+        let other_thread = std::thread::spawn(current).join().expect("reading does not panic");
+        assert_eq!(other_thread, Labels::NONE);
+        drop(inner);
+        assert_eq!(current(), Labels { task, ..Labels::NONE });
+        drop(outer);
+        assert_eq!(current(), Labels::NONE);
+    }
+
+    #[test]
+    fn one_text_is_one_name_and_none_is_empty() {
+        let name = Name::of("GET /names");
+        assert_eq!((name, Name::of("GET /names")), (Name::of("GET /names"), name));
+        assert_ne!(name, Name::of("GET /others"));
+        assert_eq!((name.text().as_str(), Name::NONE.text().as_str()), ("GET /names", ""));
+        assert_eq!(Name::of(""), Name::NONE);
+    }
+
+    #[test]
+    fn labels_that_are_being_changed_are_not_read() {
+        SLOT.with(|slot| slot.changing.set(true));
+        assert_eq!(current(), Labels::NONE);
+        SLOT.with(|slot| slot.changing.set(false));
+    }
+}
