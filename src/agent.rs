@@ -31,7 +31,9 @@ use crate::probes::Progress;
 use crate::signals::Collectors;
 use crate::time::Clock;
 
+mod access;
 mod collector;
+mod evidence;
 mod exposition;
 mod http_layer;
 mod jemalloc;
@@ -41,12 +43,16 @@ mod tests;
 mod thread;
 
 pub use crate::signals::allocator::Jemalloc;
+pub use access::{Access, Authenticator, AuthenticatorError, TokenFile, Verdict};
+pub use evidence::{EvidenceOptions, PinRule, RingLimits};
 pub use http_layer::{HttpLayer, HttpService, ObservedResponse};
 #[doc(hidden)]
 pub use jemalloc::MALLOC_CONF;
 
+use access::Gate;
 use collector::SignalCollector;
-use server::ServerMetrics;
+use evidence::Evidence;
+use server::{Routes, ServerMetrics};
 
 /// The port of the agent unless the service names another.
 pub const DEFAULT_PORT: u16 = 9469;
@@ -80,6 +86,9 @@ pub struct AgentBuilder {
     service: String,
     version: String,
     address: SocketAddr,
+    debug_address: Option<SocketAddr>,
+    authenticator: Option<Arc<dyn Authenticator>>,
+    evidence: EvidenceOptions,
 }
 
 impl AgentBuilder {
@@ -101,16 +110,34 @@ impl AgentBuilder {
         self
     }
 
+    /// Serves `/debug/` there alone, apart from metrics and probes. Default: beside them.
+    pub fn bind_debug(mut self, address: SocketAddr) -> Self {
+        self.debug_address = Some(address);
+        self
+    }
+
+    /// Asks for a bearer token under `/debug/`. Without one everybody who reaches the address may read profiles, and only
+    /// loopback may change something.
+    pub fn authenticator(mut self, authenticator: impl Authenticator + 'static) -> Self {
+        self.authenticator = Some(Arc::new(authenticator));
+        self
+    }
+
+    /// What the ring of the last minute keeps, and what pins it by itself.
+    pub fn evidence(mut self, options: EvidenceOptions) -> Self {
+        self.evidence = options;
+        self
+    }
+
     /// Starts serving. The runtime this is called in is the one that is watched; it needs its time driver.
     ///
     /// # Errors
     /// [`AgentError`]: no runtime, the address is taken, or the system refuses a thread.
     pub fn start(self) -> Result<Agent, AgentError> {
         let service_runtime = Handle::try_current()?;
-        let bind = |source| AgentError::Bind { address: self.address, source };
-        let listener = TcpListener::bind(self.address).map_err(bind)?;
-        listener.set_nonblocking(true).map_err(bind)?;
-        let local_addr = listener.local_addr().map_err(bind)?;
+        let (listener, local_addr) = listen(self.address)?;
+        let debug = self.debug_address.map(listen).transpose()?;
+        let (debug_listener, debug_addr) = debug.unzip();
 
         let clock = Clock::start();
         let progress = Progress::new(clock);
@@ -126,20 +153,38 @@ impl AgentBuilder {
         let server_metrics = ServerMetrics::register(&registry)?;
 
         let stop = CancellationToken::new();
+        let service = pprof::Service { name: self.service, version: self.version };
+        let evidence = Evidence::new(service.clone(), clock, self.evidence);
         let part = thread::AgentThread {
             listener,
-            registry: registry.clone(),
+            debug_listener,
+            routes: Routes {
+                registry: registry.clone(),
+                progress: progress.clone(),
+                service,
+                evidence,
+                gate: Gate(self.authenticator),
+            },
             server_metrics,
             collectors,
             clock,
-            progress: progress.clone(),
-            service: pprof::Service { name: self.service, version: self.version },
             stop: stop.clone(),
         };
         let thread = spawn(part)?;
         tracing::info!(address = %local_addr, "the agent serves");
-        Ok(Agent { local_addr, registry, progress, http_layer, stop, thread: Some(thread) })
+        let debug_addr = debug_addr.unwrap_or(local_addr);
+        let thread = Some(thread);
+        Ok(Agent { local_addr, debug_addr, registry, progress, http_layer, stop, thread })
     }
+}
+
+/// A listener that does not block, and its address.
+fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), AgentError> {
+    let bind = |source| AgentError::Bind { address, source };
+    let listener = TcpListener::bind(address).map_err(bind)?;
+    listener.set_nonblocking(true).map_err(bind)?;
+    let local_addr = listener.local_addr().map_err(bind)?;
+    Ok((listener, local_addr))
 }
 
 /// Starts the thread and waits until its runtime exists.
@@ -158,6 +203,7 @@ fn spawn(part: thread::AgentThread) -> Result<JoinHandle<()>, AgentError> {
 #[derive(Debug)]
 pub struct Agent {
     local_addr: SocketAddr,
+    debug_addr: SocketAddr,
     registry: Registry,
     progress: Progress,
     http_layer: HttpLayer,
@@ -172,6 +218,9 @@ impl Agent {
             service: "service".to_owned(),
             version: String::new(),
             address: SocketAddr::from((Ipv4Addr::UNSPECIFIED, DEFAULT_PORT)),
+            debug_address: None,
+            authenticator: None,
+            evidence: EvidenceOptions::default(),
         }
     }
 
@@ -179,6 +228,12 @@ impl Agent {
     #[must_use]
     pub const fn local_addr(&self) -> SocketAddr {
         self.local_addr
+    }
+
+    /// Where `/debug/` is served: the same address unless the builder was given another.
+    #[must_use]
+    pub const fn debug_addr(&self) -> SocketAddr {
+        self.debug_addr
     }
 
     /// The registry behind `/metrics`, for the service's own metrics. A collector registered here runs at every scrape, on a

@@ -15,6 +15,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::Request;
@@ -29,7 +30,9 @@ use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
+use super::access::{self, Gate, Peer};
 use super::collector::options;
+use super::evidence::{self, Evidence};
 use super::exposition::Format;
 use crate::pprof;
 use crate::probes::Progress;
@@ -50,13 +53,31 @@ const GATHER_DEADLINE: Duration = Duration::from_secs(2);
 /// For answers that are being written when the agent stops.
 const DRAIN: Duration = Duration::from_millis(500);
 
-/// All routes of the agent.
-pub(super) fn routes(registry: Registry, progress: &Progress, service: &pprof::Service) -> Router {
-    Router::new()
-        .route("/metrics", get(metrics))
-        .with_state(Exposition::new(registry))
-        .merge(progress.routes())
-        .merge(pprof::routes(service))
+/// What the agent's routes answer from.
+pub(super) struct Routes {
+    pub(super) registry: Registry,
+    pub(super) progress: Progress,
+    pub(super) service: pprof::Service,
+    pub(super) evidence: Evidence,
+    pub(super) gate: Gate,
+}
+
+impl Routes {
+    /// Metrics and probes.
+    pub(super) fn public(&self) -> Router {
+        Router::new()
+            .route("/metrics", get(metrics))
+            .with_state(Exposition::new(self.registry.clone()))
+            .merge(self.progress.routes())
+    }
+
+    /// Profiles and captures, for those who may.
+    pub(super) fn debug(&self) -> Router {
+        Router::new()
+            .merge(pprof::routes(&self.service))
+            .merge(evidence::routes(self.evidence.clone()))
+            .layer(middleware::from_fn_with_state(self.gate.clone(), access::check))
+    }
 }
 
 /// What a scrape needs. Collectors that the service registered are foreign code, which may wait for a lock that the service
@@ -188,7 +209,11 @@ async fn connection(
 ) {
     // Only latency is at stake.
     let _ = stream.set_nodelay(true);
-    let service = service_fn(move |request: Request<Incoming>| {
+    let peer = stream.peer_addr().ok();
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        if let Some(address) = peer {
+            request.extensions_mut().insert(Peer(address));
+        }
         let running = Running::start(&requests);
         let answer = router.clone().oneshot(request.map(Body::new));
         async move {
