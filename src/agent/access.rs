@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -94,17 +95,19 @@ pub(super) struct Gate(pub(super) Option<Arc<dyn Authenticator>>);
 
 /// Lets a request under `/debug/` pass, or answers it.
 pub(super) async fn check(State(gate): State<Gate>, request: Request, next: Next) -> Response {
-    match refuse(&gate, &request).await {
-        None => next.run(request).await,
+    // The body is not needed, and a reference to it could not be held while the token is judged.
+    let (head, body) = request.into_parts();
+    match refuse(&gate, &head).await {
+        None => next.run(Request::from_parts(head, body)).await,
         Some(refusal) => refusal,
     }
 }
 
-async fn refuse(gate: &Gate, request: &Request) -> Option<Response> {
-    let path = request.uri().path();
-    let access = access_of(request.method(), path);
+async fn refuse(gate: &Gate, head: &Parts) -> Option<Response> {
+    let path = head.uri.path();
+    let access = access_of(&head.method, path);
     let Some(authenticator) = &gate.0 else {
-        let peer = request.extensions().get::<Peer>();
+        let peer = head.extensions.get::<Peer>();
         let is_local = peer.is_some_and(|Peer(address)| address.ip().to_canonical().is_loopback());
         return (access == Access::Change && !is_local).then(|| {
             refusal(
@@ -114,7 +117,7 @@ async fn refuse(gate: &Gate, request: &Request) -> Option<Response> {
             )
         });
     };
-    let Some(token) = bearer(request.headers()) else {
+    let Some(token) = bearer(&head.headers) else {
         return Some(unauthorized("a bearer token is needed"));
     };
     match authenticator.judge(token, access, path).await {

@@ -29,7 +29,7 @@ mod tests;
 pub use ring::RingLimits;
 pub use rules::PinRule;
 
-use capture::{Capture, Captures, File};
+use capture::{Captures, File};
 use disk::Directory;
 pub(super) use ring::{Slice, SliceValue};
 use ring::EvidenceRing;
@@ -80,6 +80,8 @@ struct Shared {
     clock: Clock,
     state: Mutex<State>,
     directory: Option<Directory>,
+    /// Held while a capture is encoded and written: one at a time.
+    encoding: Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -108,7 +110,8 @@ impl Evidence {
             series: SeriesNames::default(),
             former: clock.now().wall,
         };
-        Self(Arc::new(Shared { service, clock, state: Mutex::new(state), directory }))
+        let (state, encoding) = (Mutex::new(state), Mutex::new(()));
+        Self(Arc::new(Shared { service, clock, state, directory, encoding }))
     }
 
     /// Takes what a tick saw. Captures that are due are encoded on a thread of the runtime this is called in.
@@ -162,10 +165,10 @@ impl State {
 impl Shared {
     /// Encodes what a capture has so far. Blocks for about 20 ms.
     fn encode(&self, work: &Work) {
+        let _alone = self.encoding.lock();
         let (files, missing) = encode(&self.service, &work.slices);
-        let mut state = self.state.lock();
-        let Some(capture) = state.captures.put(work.id, files, missing) else { return };
-        drop(state);
+        let put = self.state.lock().captures.put(work, files, missing);
+        let Some(capture) = put else { return };
         if let Some(directory) = &self.directory
             && let Err(error) = directory.write(&capture)
         {

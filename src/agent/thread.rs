@@ -112,7 +112,7 @@ async fn tick(
             collectors.tick(now);
             collectors.collect(now)
         };
-        evidence.tick(now, &snapshot);
+        evidence.tick(now, &snapshot, Vec::new(), Vec::new());
         beat.beat();
     }
 }

@@ -39,6 +39,8 @@ pub(super) struct Capture {
     /// What it has to do without, for people.
     pub(super) missing: Vec<String>,
     slices: Vec<Arc<Slice>>,
+    /// How many slices the files are of.
+    encoded: usize,
     collects: Collects,
 }
 
@@ -90,6 +92,7 @@ impl Captures {
             files: Vec::new(),
             missing: Vec::new(),
             slices,
+            encoded: 0,
             collects: Collects::Until(now.monotonic + after),
         });
         self.make_room();
@@ -110,14 +113,16 @@ impl Captures {
         due
     }
 
-    /// Takes the files of a capture, unless it is gone; a copy of it.
+    /// Takes the files of a capture, unless it is gone or has files of more slices; a copy of it.
     pub(super) fn put(
         &mut self,
-        id: u64,
+        work: &Work,
         files: Vec<File>,
         missing: Vec<String>,
     ) -> Option<Capture> {
-        let capture = self.find_mut(id)?;
+        let encoded = work.slices.len();
+        let capture = self.find_mut(work.id).filter(|capture| encoded >= capture.encoded)?;
+        capture.encoded = encoded;
         capture.files = files;
         capture.missing = missing;
         let copy = Capture { slices: Vec::new(), ..capture.clone() };

@@ -19,7 +19,7 @@ const PREFIX: &str = "capture-";
 pub(super) struct Directory(PathBuf);
 
 impl std::fmt::Display for Directory {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_'>) -> std::fmt::Result {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.0.display().fmt(f)
     }
 }

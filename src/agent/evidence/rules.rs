@@ -41,7 +41,8 @@ struct Seen {
 impl Seen {
     /// Whether the value crossed the threshold and the cooldown is over.
     fn crosses(&mut self, is_above: bool, cooldown: Duration, now: Moment) -> bool {
-        let crossed = is_above && !std::mem::replace(&mut self.is_above, is_above);
+        let was_above = std::mem::replace(&mut self.is_above, is_above);
+        let crossed = is_above && !was_above;
         let rests = self.fired.is_some_and(|fired| now.since(fired) < cooldown);
         if crossed && !rests {
             self.fired = Some(now);
