@@ -50,6 +50,18 @@ pub struct EvidenceOptions {
     pub directory: Option<PathBuf>,
 }
 
+impl EvidenceOptions {
+    /// Keeps nothing: captures can be pinned, but hold only what comes after.
+    pub fn off() -> Self {
+        let ring = RingLimits { window: Duration::ZERO, bytes: 0 };
+        Self { ring, ..Self::default() }
+    }
+
+    const fn is_off(&self) -> bool {
+        self.ring.window.is_zero() || self.ring.bytes == 0
+    }
+}
+
 impl Default for EvidenceOptions {
     fn default() -> Self {
         let ring = RingLimits::default();
