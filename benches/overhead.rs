@@ -46,7 +46,8 @@ async fn serve(mode: &str) -> Result<()> {
     let agent = match mode {
         "plain" => None,
         mode => {
-            let mut builder = Agent::builder().service("bench").bind(SocketAddr::from(([127, 0, 0, 1], 0)));
+            let mut builder =
+                Agent::builder().service("bench").bind(SocketAddr::from(([127, 0, 0, 1], 0)));
             if mode == "agent" {
                 builder = builder.evidence(EvidenceOptions::off());
             }
@@ -96,7 +97,9 @@ impl Service {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.id()))?;
         let (_, fields) = stat.rsplit_once(") ").context("a malformed stat file")?;
         let fields: Vec<&str> = fields.split(' ').collect();
-        let ticks = |index: usize| fields.get(index).context("a short stat file")?.parse::<f64>().context("ticks");
+        let ticks = |index: usize| {
+            fields.get(index).context("a short stat file")?.parse::<f64>().context("ticks")
+        };
         Ok((ticks(11)? + ticks(12)?) / TICKS_PER_SECOND)
     }
 }
@@ -111,7 +114,8 @@ impl Drop for Service {
 /// Microseconds of CPU per request of one turn.
 async fn turn(mode: &str, requests: usize) -> Result<f64> {
     let service = Service::start(mode)?;
-    let client = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(CONNECTIONS).build()?;
+    let client =
+        reqwest::Client::builder().no_proxy().pool_max_idle_per_host(CONNECTIONS).build()?;
     let scraper = service.agent.clone().map(|agent| {
         let client = client.clone();
         tokio::spawn(async move {

@@ -43,6 +43,8 @@ mod tests;
 mod thread;
 
 pub use crate::signals::allocator::Jemalloc;
+#[cfg(feature = "adapter")]
+pub use access::ClusterAccess;
 pub use access::{Access, Authenticator, AuthenticatorError, TokenFile, Verdict};
 pub use evidence::{EvidenceOptions, PinRule, RingLimits};
 pub use http_layer::{HttpLayer, HttpService, ObservedResponse};

@@ -83,12 +83,23 @@ pub(crate) struct CpuSample {
     pub(crate) nanos: u64,
 }
 impl CpuSample {
-    pub(crate) fn bytes(&self) -> usize { size_of::<Self>() + 8 * self.frames.len() }
+    pub(crate) fn bytes(&self) -> usize {
+        size_of::<Self>() + 8 * self.frames.len()
+    }
 }
 #[derive(Clone, Debug)]
 pub(crate) struct TaskCount;
-pub(crate) fn encode_cpu<'a>(_: &Service, samples: impl Iterator<Item = &'a CpuSample>, _: crate::time::Timestamp, _: std::time::Duration) -> Vec<u8> { samples.map(|s| s.nanos as u8).collect() }
-pub(crate) fn encode_task_counts(_: &Service, _: &[TaskCount]) -> Vec<u8> { Vec::new() }
+pub(crate) fn encode_cpu<'a>(
+    _: &Service,
+    samples: impl Iterator<Item = &'a CpuSample>,
+    _: crate::time::Timestamp,
+    _: std::time::Duration,
+) -> Vec<u8> {
+    samples.map(|s| s.nanos as u8).collect()
+}
+pub(crate) fn encode_task_counts(_: &Service, _: &[TaskCount]) -> Vec<u8> {
+    Vec::new()
+}
 /// The memory in use now, as the endpoint `heap` gives it.
 pub(crate) fn heap_profile(service: &Service) -> Result<Vec<u8>, CaptureError> {
     let view = heap::HeapView::InUse;

@@ -19,6 +19,12 @@ use axum::response::{IntoResponse, Response};
 use futures::future::BoxFuture;
 use sha2::{Digest as _, Sha256};
 
+#[cfg(feature = "adapter")]
+mod token_review;
+
+#[cfg(feature = "adapter")]
+pub use token_review::ClusterAccess;
+
 /// The other end of a request's connection; the server adds it to each request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Peer(pub(super) SocketAddr);
@@ -43,7 +49,7 @@ pub enum Verdict {
     Forbidden,
 }
 
-/// Judges bearer tokens. The agent has [`TokenFile`]; in a cluster TokenReview is another.
+/// Judges bearer tokens: [`TokenFile`] by comparing, `ClusterAccess` (feature `adapter`) by asking the cluster.
 pub trait Authenticator: fmt::Debug + Send + Sync {
     /// What the holder of `token` may do. An error is answered with 503: nobody was judged.
     fn judge<'a>(

@@ -31,8 +31,8 @@ pub use rules::PinRule;
 
 use capture::{Captures, File};
 use disk::Directory;
-pub(super) use ring::{Slice, SliceValue};
 use ring::EvidenceRing;
+pub(super) use ring::{Slice, SliceValue};
 pub(super) use routes::routes;
 use rules::Rules;
 
@@ -259,7 +259,11 @@ impl SeriesNames {
                 let text: Arc<str> = written(reading.family, &reading.labels).into();
                 let values = reading.labels.iter().map(ToString::to_string).collect();
                 let entry = (reading.family, values, text.clone());
-                if index < self.0.len() { self.0[index] = entry } else { self.0.push(entry) }
+                if index < self.0.len() {
+                    self.0[index] = entry
+                } else {
+                    self.0.push(entry)
+                }
                 text
             };
             values.push(SliceValue { name: reading.family.name, labels, value: reading.value });

@@ -64,8 +64,8 @@ impl AgentThread {
         let evidence = self.routes.evidence.clone();
         runtime.block_on(async {
             let listeners = self.debug_listener.map(tokio::net::TcpListener::from_std).transpose();
-            let listeners =
-                tokio::net::TcpListener::from_std(self.listener).and_then(|main| Ok((main, listeners?)));
+            let listeners = tokio::net::TcpListener::from_std(self.listener)
+                .and_then(|main| Ok((main, listeners?)));
             let (listener, debug_listener) = match listeners {
                 Ok(listeners) => listeners,
                 Err(error) => {
@@ -94,12 +94,7 @@ impl AgentThread {
     }
 }
 
-async fn tick(
-    collectors: Arc<Mutex<Collectors>>,
-    clock: Clock,
-    beat: Beat,
-    evidence: Evidence,
-) {
+async fn tick(collectors: Arc<Mutex<Collectors>>, clock: Clock, beat: Beat, evidence: Evidence) {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // The first tick is immediate; the collectors have just been started.

@@ -61,7 +61,8 @@ impl Directory {
         let id = |entry: io::Result<fs::DirEntry>| {
             entry.ok()?.file_name().to_str()?.strip_prefix(PREFIX)?.parse().ok()
         };
-        let mut ids: Vec<u64> = fs::read_dir(&self.0).into_iter().flatten().filter_map(id).collect();
+        let mut ids: Vec<u64> =
+            fs::read_dir(&self.0).into_iter().flatten().filter_map(id).collect();
         ids.sort_unstable();
         ids
     }

@@ -126,7 +126,8 @@ fn found(file: Option<File>) -> Response {
     let Some(File { name, content }) = file else {
         return refusal(StatusCode::NOT_FOUND, "the capture has no such file");
     };
-    let kind = if name.ends_with(".json") { "application/json" } else { "application/octet-stream" };
+    let kind =
+        if name.ends_with(".json") { "application/json" } else { "application/octet-stream" };
     let headers = [(header::CONTENT_TYPE, kind), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")];
     (headers, content).into_response()
 }

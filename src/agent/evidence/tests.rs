@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use axum::http;
 use super::capture::{Capture, Captures, File, MAX_BYTES, MAX_CAPTURES};
 use super::*;
 use crate::time::Moment;
+use axum::http;
 
 fn at(seconds: u64) -> Now {
     Now::default() + Duration::from_secs(seconds)
@@ -29,7 +29,8 @@ fn seconds(slices: &[Arc<Slice>]) -> Vec<u64> {
 
 #[test]
 fn the_ring_keeps_its_window_and_no_more_bytes_than_it_may() {
-    let mut ring = EvidenceRing::new(RingLimits { window: Duration::from_secs(10), bytes: 1 << 20 });
+    let mut ring =
+        EvidenceRing::new(RingLimits { window: Duration::from_secs(10), bytes: 1 << 20 });
     for second in 1..=30 {
         ring.push(slice(second, &[]));
     }
@@ -187,7 +188,10 @@ async fn a_pinned_window_is_listed_read_and_outlives_a_restart_on_disk() {
     assert_eq!(signals["series"][0]["points"][0][1], 42.0);
     evidence.tick(clock.now(), &snapshot, Vec::new(), Vec::new());
     let (_, list) = ask(&evidence, "GET", "/debug/headroom/capture").await;
-    assert_eq!((&list["ring"]["slices"], &list["captures"][0]["state"]), (&2.into(), &"complete".into()));
+    assert_eq!(
+        (&list["ring"]["slices"], &list["captures"][0]["state"]),
+        (&2.into(), &"complete".into())
+    );
     let (_, now) = ask(&evidence, "GET", "/debug/headroom/capture/now/signals.json").await;
     assert_eq!(now["series"][0]["points"].as_array().map(Vec::len), Some(2));
 
