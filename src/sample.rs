@@ -96,7 +96,7 @@ pub struct Sample {
     pub at: Timestamp,
 }
 
-/// One incarnation of a pod, and where it is asked: its uid, the port and the path.
+/// One incarnation of a pod: its uid.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PodKey(pub Arc<str>);
 

@@ -424,7 +424,7 @@ impl Index {
             .into_iter()
             .flat_map(HashMap::values)
             .filter(|pod| selector.matches(&pod.labels))
-            .map(|pod| pod.at(&policy.endpoint))
+            .map(|pod| pod.with_port(&policy.endpoint.port))
             .collect();
         pods.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         pods

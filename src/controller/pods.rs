@@ -12,13 +12,13 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::Resource;
 use serde::Deserialize;
 
-use crate::policy::{self, Endpoint, Port};
+use crate::policy::{self, Port};
 use crate::quantity::Quantity;
 use crate::sample::{Labels, PodKey};
 use crate::time::Timestamp;
 use crate::units::{CpuCores, Measure};
 
-/// No pod has more ports that anyone scrapes.
+/// No pod has more named ports that anyone scrapes.
 const MAX_PORTS: usize = 64;
 
 /// A pod, cut down to what a decision needs.
@@ -29,48 +29,31 @@ pub(super) struct SeenPod {
     pub(super) labels: Labels,
     key: PodKey,
     ip: Option<IpAddr>,
-    ports: Vec<SeenPort>,
+    ports: Vec<(Arc<str>, u16)>,
     started_at: Option<Timestamp>,
     ready_since: Option<Timestamp>,
     ended: bool,
     cpu_limit: Option<CpuCores>,
 }
 
-/// A TCP port of a container that lasts.
-#[derive(Clone, Debug, PartialEq)]
-struct SeenPort {
-    name: Arc<str>,
-    number: u16,
-    /// What the container may use: its own limit, or the pod's where that is less.
-    cpu_limit: Option<CpuCores>,
-}
-
 impl SeenPod {
-    /// The pod as a member of a workload that is asked at this endpoint. Policies with different endpoints keep their
-    /// samples of one pod apart: its key is that of the pod and the endpoint.
-    pub(super) fn at(&self, endpoint: &Endpoint) -> policy::Pod {
-        let is_wanted = |port: &&SeenPort| match &endpoint.port {
-            Port::Number(number) => port.number == *number,
-            Port::Name(name) => port.name == *name,
-        };
-        let declared = self.ports.iter().find(is_wanted);
-        let port = match endpoint.port {
-            Port::Number(number) => Some(number),
-            Port::Name(_) => declared.map(|port| port.number),
-        };
-        let key = match port {
-            Some(port) => PodKey(format!("{} {port}{}", self.key.0, endpoint.path).into()),
-            None => self.key.clone(),
+    /// The pod as a member of a workload whose endpoint has this port.
+    pub(super) fn with_port(&self, port: &Port) -> policy::Pod {
+        let port = match port {
+            Port::Number(number) => Some(*number),
+            Port::Name(wanted) => {
+                self.ports.iter().find(|(name, _)| name == wanted).map(|(_, number)| *number)
+            }
         };
         policy::Pod {
-            key,
+            key: self.key.clone(),
             name: self.name.clone(),
             ip: self.ip,
             port,
             started_at: self.started_at,
             ready_since: self.ready_since,
             ended: self.ended,
-            cpu_limit: declared.map_or(self.cpu_limit, |port| port.cpu_limit),
+            cpu_limit: self.cpu_limit,
         }
     }
 }
@@ -188,27 +171,16 @@ impl PodView {
         self.spec.containers.iter().flatten().chain(sidecars)
     }
 
-    fn ports(&self) -> Vec<SeenPort> {
+    fn named_ports(&self) -> Vec<(Arc<str>, u16)> {
         let tcp = |port: &&ContainerPort| port.protocol.as_deref().is_none_or(|p| p == "TCP");
         self.lasting_containers()
-            .flat_map(|container| {
-                container.ports.iter().flatten().map(move |port| (container, port))
-            })
-            .filter(|(_, port)| tcp(port))
-            .filter_map(|(container, port)| {
-                let limits = [container.cpu_limit(), self.own_cpu_limit()];
-                Some(SeenPort {
-                    name: port.name.as_deref().unwrap_or_default().into(),
-                    number: u16::try_from(port.container_port).ok()?,
-                    cpu_limit: limits.into_iter().flatten().reduce(f64::min).and_then(cores),
-                })
+            .flat_map(|container| container.ports.iter().flatten())
+            .filter(tcp)
+            .filter_map(|port| {
+                Some((port.name.as_deref()?.into(), u16::try_from(port.container_port).ok()?))
             })
             .take(MAX_PORTS)
             .collect()
-    }
-
-    fn own_cpu_limit(&self) -> Option<f64> {
-        self.spec.resources.as_ref().and_then(Resources::cpu_limit)
     }
 
     /// When the most recently started of the lasting containers started: from then on counters may begin anew.
@@ -240,8 +212,9 @@ impl PodView {
 
     /// The pod's own limit where it has one, else the containers' sum if all have one.
     fn cpu_limit(&self) -> Option<CpuCores> {
+        let own = self.spec.resources.as_ref().and_then(Resources::cpu_limit);
         let summed = || self.lasting_containers().map(Container::cpu_limit).sum::<Option<f64>>();
-        self.own_cpu_limit().or_else(summed).and_then(cores)
+        own.or_else(summed).filter(|limit| *limit > 0.0).and_then(|limit| CpuCores::new(limit).ok())
     }
 
     fn ended(&self) -> bool {
@@ -259,18 +232,13 @@ impl From<PodView> for SeenPod {
             labels: view.metadata.labels.iter().flatten().collect(),
             key: PodKey(text(&view.metadata.uid)),
             ip: view.status.pod_ip.as_deref().and_then(|ip| ip.parse().ok()),
-            ports: view.ports(),
+            ports: view.named_ports(),
             started_at: view.started_at(),
             ready_since: view.ready_since(),
             ended: view.ended(),
             cpu_limit: view.cpu_limit(),
         }
     }
-}
-
-/// No limit is a limit of 0.
-fn cores(limit: f64) -> Option<CpuCores> {
-    CpuCores::new(limit).ok().filter(|limit| limit.get() > 0.0)
 }
 
 pub(super) fn timestamp(time: &Time) -> Timestamp {
@@ -314,20 +282,15 @@ pub(super) mod tests {
         view.into()
     }
 
-    fn at(port: Port) -> Endpoint {
-        let interval = std::time::Duration::from_secs(5);
-        Endpoint { port, path: "/metrics".into(), scheme: policy::Scheme::Http, interval }
-    }
-
-    fn metrics() -> Endpoint {
-        at(Port::Name("metrics".into()))
+    fn metrics_port() -> Port {
+        Port::Name("metrics".into())
     }
 
     #[test]
     fn a_ready_pod_gives_all_that_a_decision_needs() {
-        let pod = pod("a", |_| {}).at(&metrics());
+        let pod = pod("a", |_| {}).with_port(&metrics_port());
         let expected = policy::Pod {
-            key: PodKey("uid-a 9469/metrics".into()),
+            key: PodKey("uid-a".into()),
             name: "a".into(),
             ip: Some(IpAddr::from([10, 1, 2, 3])),
             port: Some(9469),
@@ -341,23 +304,24 @@ pub(super) mod tests {
 
     #[test]
     fn a_pod_without_a_port_of_that_name_has_no_port() {
-        assert_eq!(pod("a", |_| {}).at(&at(Port::Name("admin".into()))).port, None);
-        assert_eq!(pod("a", |_| {}).at(&at(Port::Number(7))).port, Some(7));
+        assert_eq!(pod("a", |_| {}).with_port(&Port::Name("admin".into())).port, None);
+        assert_eq!(pod("a", |_| {}).with_port(&Port::Number(7)).port, Some(7));
         let udp =
             pod("a", |pod| pod["spec"]["containers"][0]["ports"][1]["protocol"] = json!("UDP"));
-        assert_eq!(udp.at(&metrics()).port, None);
+        assert_eq!(udp.with_port(&metrics_port()).port, None);
     }
 
     #[test]
     fn a_pending_pod_has_no_address_no_start_and_is_not_ready() {
-        let pod = pod("a", |pod| pod["status"] = json!({"phase": "Pending"})).at(&metrics());
+        let pod =
+            pod("a", |pod| pod["status"] = json!({"phase": "Pending"})).with_port(&metrics_port());
         assert_eq!((pod.ip, pod.started_at, pod.ready_since, pod.ended), (None, None, None, false));
     }
 
     #[test]
     fn a_pod_that_lost_readiness_is_ready_since_never() {
         let pod = pod("a", |pod| pod["status"]["conditions"][1]["status"] = json!("False"));
-        assert_eq!(pod.at(&metrics()).ready_since, None);
+        assert_eq!(pod.with_port(&metrics_port()).ready_since, None);
     }
 
     #[test]
@@ -372,51 +336,21 @@ pub(super) mod tests {
                 {"name": "agent", "state": {"running": {"startedAt": "2026-09-21T14:13:20Z"}}},
             ]);
         })
-        .at(&at(Port::Name("agent".into())));
+        .with_port(&Port::Name("agent".into()));
         assert_eq!(pod.started_at, Some(Timestamp::from_millis(1_790_000_000_000)));
         assert_eq!(pod.port, Some(9999));
-        assert_eq!(pod.cpu_limit, None, "the sidecar has no limit");
+        assert_eq!(pod.cpu_limit, None, "a sidecar without a limit makes the pod unlimited");
     }
 
     #[test]
-    fn the_limit_is_that_of_the_container_behind_the_endpoint() {
-        let pod = pod("a", |pod| {
-            pod["spec"]["initContainers"] = json!([{
-                "name": "proxy", "restartPolicy": "Always",
-                "ports": [{"containerPort": 15020}], "resources": {"limits": {"cpu": "2"}},
-            }]);
-        });
-        let limit = |endpoint: &Endpoint| pod.at(endpoint).cpu_limit.map(Measure::get);
-        assert_eq!(limit(&metrics()), Some(1.5));
-        assert_eq!(limit(&at(Port::Number(15020))), Some(2.0));
-        assert_eq!(limit(&at(Port::Number(7))), Some(3.5), "of no container: the pod's");
-    }
-
-    #[test]
-    fn two_endpoints_of_one_pod_are_kept_apart_and_one_endpoint_is_shared() {
-        let pod = pod("a", |_| {});
-        let by_number = at(Port::Number(9469));
-        assert_eq!(pod.at(&metrics()).key, pod.at(&by_number).key);
-        let elsewhere = Endpoint { path: "/other".into(), ..metrics() };
-        assert_ne!(pod.at(&metrics()).key, pod.at(&elsewhere).key);
-        assert_ne!(pod.at(&metrics()).key, pod.at(&at(Port::Number(8080))).key);
-    }
-
-    #[test]
-    fn the_limit_of_the_pod_itself_caps_that_of_its_container() {
-        let limit = |own: &str| {
-            let own = json!({"limits": {"cpu": own}});
-            pod("a", |pod| pod["spec"]["resources"] = own)
-                .at(&metrics())
-                .cpu_limit
-                .map(Measure::get)
-        };
-        assert_eq!((limit("4"), limit("1")), (Some(1.5), Some(1.0)));
+    fn the_limit_of_the_pod_itself_counts_before_those_of_its_containers() {
+        let own = pod("a", |pod| pod["spec"]["resources"] = json!({"limits": {"cpu": "4"}}));
+        assert_eq!(own.with_port(&metrics_port()).cpu_limit, CpuCores::new(4.0).ok());
     }
 
     #[test]
     fn a_pod_has_ended_when_it_is_deleted_failed_or_succeeded() {
-        let ended = |change: fn(&mut Value)| pod("a", change).at(&metrics()).ended;
+        let ended = |change: fn(&mut Value)| pod("a", change).with_port(&metrics_port()).ended;
         assert!(ended(|pod| pod["metadata"]["deletionTimestamp"] = json!("2026-09-21T14:13:20Z")));
         assert!(ended(|pod| pod["status"]["phase"] = json!("Failed")));
         assert!(ended(|pod| pod["status"]["phase"] = json!("Succeeded")));

@@ -209,7 +209,7 @@ pub struct Workload {
 /// One pod of the workload.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pod {
-    /// Its incarnation, and the endpoint at which it is asked.
+    /// Its incarnation.
     pub key: PodKey,
     /// Its name.
     pub name: Arc<str>,
@@ -223,7 +223,7 @@ pub struct Pod {
     pub ready_since: Option<Timestamp>,
     /// Being deleted, Failed or Succeeded: out of the newest total and the coverage at once.
     pub ended: bool,
-    /// The CPU limit of the container behind the endpoint; of the whole pod where no container is known to be.
+    /// The sum of its containers' CPU limits, if all have one.
     pub cpu_limit: Option<CpuCores>,
 }
 

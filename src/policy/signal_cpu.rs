@@ -103,10 +103,9 @@ impl PodCpu {
     }
 }
 
-/// The pod's own word comes first: it is about the process that is measured, which may not be the one behind the endpoint.
 fn limit_of(pod: &Observed<'_>, cpu: Option<&PodCpu>) -> Option<f64> {
     let stated = pod.pod.cpu_limit.map(Measure::get).filter(|&limit| limit > 0.0);
-    cpu.and_then(|cpu| cpu.limit).or(stated)
+    stated.or_else(|| cpu.and_then(|cpu| cpu.limit))
 }
 
 /// The mean of the values; `None` of none.

@@ -32,8 +32,7 @@ fn capacity(pod: &Observed<'_>, target: &LatencyTarget) -> Option<f64> {
             .reduce(f64::max)
             .filter(|&value| value > 0.0)
     };
-    let stated = pod.pod.cpu_limit.map(Measure::get);
-    let limit = newest(catalogue::CGROUP_CPU_LIMIT).or(stated);
+    let limit = pod.pod.cpu_limit.map(Measure::get).or_else(|| newest(catalogue::CGROUP_CPU_LIMIT));
     match (newest(catalogue::WORKERS), limit) {
         (Some(workers), Some(limit)) => Some(workers.min(limit)),
         (workers, limit) => workers.or(limit),
