@@ -163,7 +163,7 @@ impl<S: Source> Pipeline<S> {
         self.seats.ids().for_each(|id| self.metrics.forget(id));
         self.seats = seats;
         self.dirty.retain(|id| self.seats.contains(id));
-        self.store.retain(|pod| self.seats.knows(pod));
+        self.store.retain(|endpoint| self.seats.knows(endpoint));
         self.store.set_history(self.seats.history());
         self.source.set_targets(self.seats.targets());
         self.metrics.count_policies(self.seats.len(), known.len() - self.seats.len());
@@ -178,12 +178,12 @@ impl<S: Source> Pipeline<S> {
 
     /// Store: what a pod said, or that it said nothing; its policies are decided soon.
     fn take_batch(&mut self, batch: &Batch) {
-        if !self.seats.knows(&batch.pod) {
+        if !self.seats.knows(&batch.endpoint) {
             // It left while its answer was on the way.
             return;
         }
         self.store.record(batch);
-        for id in self.seats.policies_of(&batch.pod) {
+        for id in self.seats.policies_of(&batch.endpoint) {
             self.dirty.insert(id.clone());
             self.decide_at.get_or_insert_with(|| Instant::now() + COALESCE);
         }

@@ -1,6 +1,6 @@
 //! One policy's place in the pipeline, and who sits where.
 //!
-//! In: assignments. Out: the targets of the source, the policies of a pod, and decisions in which a panic is caught.
+//! In: assignments. Out: the targets of the source, the policies of an endpoint, and decisions in which a panic is caught.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -8,8 +8,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::policy::{Decider, Decision, Policy, PolicyId, Scheme, Unserved, Workload};
-use crate::sample::PodKey;
+use crate::policy::{Decider, Decision, Policy, PolicyId, Unserved, Workload};
+use crate::sample::EndpointKey;
 use crate::sources::{Target, Wanted};
 use crate::store::Store;
 use crate::time::{Moment, Now};
@@ -139,31 +139,26 @@ impl Seat {
     }
 
     fn targets(&self) -> impl Iterator<Item = Target> {
-        let endpoint = &self.policy.endpoint;
-        let Scheme::Http = endpoint.scheme;
         self.workload.pods.iter().filter(|pod| !pod.ended).filter_map(|pod| {
-            Some(Target {
-                pod: pod.key.clone(),
-                address: SocketAddr::new(pod.ip?, pod.port?),
-                path: endpoint.path.clone(),
-                interval: endpoint.interval,
-                wanted: self.wanted.clone(),
-            })
+            let endpoint = self.policy.endpoint.on(pod)?;
+            let address = SocketAddr::new(pod.ip?, endpoint.port);
+            Some(Target { endpoint, address, wanted: self.wanted.clone() })
         })
     }
 }
 
-/// All seats, and the pods of each. Two policies may be about the same pods.
+/// All seats, and the endpoints of each. Two policies may ask the same endpoint of a pod, or different ones.
 #[derive(Debug, Default)]
 pub(super) struct Seats {
     seats: BTreeMap<PolicyId, Seat>,
-    by_pod: HashMap<PodKey, Vec<PolicyId>>,
+    by_endpoint: HashMap<EndpointKey, Vec<PolicyId>>,
 }
 
 impl Seats {
     pub(super) fn take(&mut self, seat: Seat) {
-        for pod in &seat.workload.pods {
-            self.by_pod.entry(pod.key.clone()).or_default().push(seat.id().clone());
+        let pods = seat.workload.pods.iter();
+        for endpoint in pods.filter_map(|pod| seat.policy.endpoint.on(pod)) {
+            self.by_endpoint.entry(endpoint).or_default().push(seat.id().clone());
         }
         self.seats.insert(seat.id().clone(), seat);
     }
@@ -188,12 +183,12 @@ impl Seats {
         self.seats.get_mut(id)
     }
 
-    pub(super) fn knows(&self, pod: &PodKey) -> bool {
-        self.by_pod.contains_key(pod)
+    pub(super) fn knows(&self, endpoint: &EndpointKey) -> bool {
+        self.by_endpoint.contains_key(endpoint)
     }
 
-    pub(super) fn policies_of(&self, pod: &PodKey) -> &[PolicyId] {
-        self.by_pod.get(pod).map_or(&[], Vec::as_slice)
+    pub(super) fn policies_of(&self, endpoint: &EndpointKey) -> &[PolicyId] {
+        self.by_endpoint.get(endpoint).map_or(&[], Vec::as_slice)
     }
 
     pub(super) fn overdue(&self, now: Moment) -> impl Iterator<Item = &PolicyId> {

@@ -12,7 +12,7 @@ use crate::policy::{
     Decision, Endpoint, Learned, LeftOutReason, Pod, Policy, Port, Scheme, Signal, SignalKind,
     TargetRef, Threshold, Workload,
 };
-use crate::sample::{CollectFailure, Labels, MetricName, PodKey, Sample, SeriesKey};
+use crate::sample::{CollectFailure, EndpointKey, Labels, MetricName, PodKey, Sample, SeriesKey};
 use crate::sources::{ScrapeSetup, Scraper, Target};
 use crate::time::Timestamp;
 use crate::units::{Measure, Ratio};
@@ -153,7 +153,7 @@ impl Bench {
     }
 
     fn asked(&self) -> Vec<String> {
-        self.source.0.lock().iter().map(|target| target.pod.0.to_string()).collect()
+        self.source.0.lock().iter().map(|target| target.endpoint.pod.0.to_string()).collect()
     }
 }
 
@@ -184,6 +184,11 @@ fn id(policy: &str) -> PolicyId {
 /// Makes the sample times of batches that are made within one millisecond differ.
 static LATER_MILLIS: AtomicI64 = AtomicI64::new(0);
 
+/// The endpoint that [`policy`] asks, but for the path.
+fn endpoint(pod: &str, path: &str) -> EndpointKey {
+    EndpointKey { pod: PodKey(pod.into()), port: 9469, path: path.into(), interval: SECOND }
+}
+
 /// A batch with `tokio_alive_tasks`.
 fn batch(clock: Clock, pod: &str, outcome: Result<f64, CollectFailure>) -> Batch {
     let now = clock.now();
@@ -192,8 +197,8 @@ fn batch(clock: Clock, pod: &str, outcome: Result<f64, CollectFailure>) -> Batch
     let later = LATER_MILLIS.fetch_add(1, Ordering::Relaxed);
     let at = Timestamp::from_millis(now.wall.as_millis() + later);
     let outcome = outcome.map(|value| vec![Sample { series, value, at }]);
-    let pod = PodKey(pod.into());
-    Batch { pod, arrived: now.monotonic, arrived_at: now.wall, outcome, dropped: Vec::new() }
+    let endpoint = endpoint(pod, "/metrics");
+    Batch { endpoint, arrived: now.monotonic, arrived_at: now.wall, outcome, dropped: Vec::new() }
 }
 
 /// Tasks with a threshold of 100 per pod; stale after `stale_after`.
@@ -502,4 +507,29 @@ async fn a_panic_in_one_decision_is_said_and_harms_no_other_policy() {
     pipeline.take_batch(&batch(clock, "a", Ok(100.0)));
     pipeline.decide_dirty().await;
     assert!(matches!(&*state("cart"), EntryState::Decided { .. }), "the next batch heals it");
+}
+
+#[tokio::test]
+async fn two_policies_that_ask_one_pod_at_different_paths_read_only_their_own() {
+    let Assignment::Active { policy: own, workload } = active("app", &["a"]) else {
+        unreachable!()
+    };
+    let mut own = Policy::clone(&own);
+    own.endpoint.path = "/app".into();
+    let app = Assignment::Active { policy: Arc::new(own), workload };
+    let (_roster, mut pipeline, board) =
+        at_rest(vec![app, active("checkout", &["a"]), active("twin", &["a"])]);
+    let clock = pipeline.clock;
+    for _ in 0..2 {
+        pipeline.take_batch(&batch(clock, "a", Ok(100.0)));
+        let at_app = Batch { endpoint: endpoint("a", "/app"), ..batch(clock, "a", Ok(700.0)) };
+        pipeline.take_batch(&at_app);
+    }
+    pipeline.decide_dirty().await;
+    for (policy, demand) in [("checkout", 1.0), ("twin", 1.0), ("app", 7.0)] {
+        let state = board.get(&id(policy)).expect("it is on the board");
+        let EntryState::Decided { decision, .. } = &*state else { panic!("{policy}: {state:?}") };
+        assert_eq!(decision.demand, Ok(demand), "{policy}");
+    }
+    assert_eq!(pipeline.store.stats().pods, 2, "the twins share a window");
 }

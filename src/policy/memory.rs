@@ -78,8 +78,7 @@ impl Memory {
 
     /// The memory for a changed policy: all of it for the same signal, what was learned where only its numbers changed.
     pub(super) fn carry_over(self, signal: &Signal, old: &Policy, new: &Policy) -> Self {
-        let same_windows =
-            old.window == new.window && old.endpoint.interval == new.endpoint.interval;
+        let same_windows = old.window == new.window && old.endpoint == new.endpoint;
         let same_target = old.target == new.target;
         if self.signal == *signal && same_windows && same_target {
             return self;

@@ -175,7 +175,7 @@ impl<'a> View<'a> {
 
 impl<'a> Observed<'a> {
     fn new(pod: &'a Pod, store: &'a Store, policy: &Policy, now: Now) -> Self {
-        let window = store.pod(&pod.key);
+        let window = policy.endpoint.on(pod).and_then(|endpoint| store.pod(&endpoint));
         let newest = window.and_then(PodWindow::newest_point);
         let good = window.and_then(PodWindow::last_good);
         Self {
