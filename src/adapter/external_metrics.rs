@@ -13,7 +13,8 @@ use serde::Serialize;
 use super::own_metrics::OwnMetrics;
 use super::status::{ApiStatus, Cause, Details};
 use crate::policy::{
-    Board, Coverage, Decision, EntryState, Policy, PolicyId, SignalKind, TotalKind, Unserved,
+    Board, Coverage, DEMAND_METRIC, Decision, EntryState, POLICY_LABEL, Policy, PolicyId,
+    SignalKind, TotalKind, Unserved,
 };
 use crate::quantity::Quantity;
 use crate::sample::{Labels, Selector};
@@ -35,7 +36,7 @@ enum Metric {
 }
 
 const METRICS: [(&str, Metric); 7] = [
-    ("headroom_demand", Metric::Demand),
+    (DEMAND_METRIC, Metric::Demand),
     ("headroom_signal_demand", Metric::SignalDemand),
     ("headroom_tasks", Metric::Total(TotalKind::Tasks)),
     ("headroom_heap_bytes", Metric::Total(TotalKind::HeapBytes)),
@@ -138,7 +139,7 @@ impl ExternalMetrics {
 
     /// The policies whose items the selector could pick: one look-up if it names the policy, as generated HPAs do.
     fn candidates(&self, namespace: &str, picks: &Selector) -> Vec<(PolicyId, Arc<EntryState>)> {
-        match picks.only_value("policy") {
+        match picks.only_value(POLICY_LABEL) {
             None => self.board.in_namespace(namespace),
             Some(name) => {
                 let id = PolicyId { namespace: namespace.into(), name: name.into() };
@@ -339,7 +340,7 @@ fn missing_signal(decision: &Decision, name: &str) -> Unserved {
 
 fn labels(policy: &str, own: &[(&'static str, String)]) -> Labels {
     let own = own.iter().map(|(name, value)| (*name, value.as_str()));
-    std::iter::once(("policy", policy)).chain(own).collect()
+    std::iter::once((POLICY_LABEL, policy)).chain(own).collect()
 }
 
 fn details(metric: &str) -> Details {

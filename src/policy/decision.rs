@@ -8,6 +8,11 @@ use crate::sample::{CollectFailure, MetricName};
 use crate::time::{Moment, Timestamp};
 use crate::units::Ratio;
 
+/// The external metric of [`Decision::demand`]: the one that a generated HPA asks for.
+pub const DEMAND_METRIC: &str = "headroom_demand";
+/// The label of every external metric's item that names its policy.
+pub const POLICY_LABEL: &str = "policy";
+
 /// The outcome of one decision about one policy. All values are finite and zero or more.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decision {
