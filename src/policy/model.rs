@@ -238,7 +238,8 @@ pub struct Pod {
     pub ready_since: Option<Timestamp>,
     /// Being deleted, Failed or Succeeded: out of the newest total and the coverage at once.
     pub ended: bool,
-    /// The sum of its containers' CPU limits, if all have one.
+    /// The CPU limit of the container that serves the endpoint's port; where none says that it does, the pod's: its own, or
+    /// the sum of its containers' if all have one.
     pub cpu_limit: Option<CpuCores>,
 }
 

@@ -32,8 +32,7 @@ fn capacity(pod: &Observed<'_>, target: &LatencyTarget) -> Option<f64> {
             .reduce(f64::max)
             .filter(|&value| value > 0.0)
     };
-    let limit = pod.pod.cpu_limit.map(Measure::get).or_else(|| newest(catalogue::CGROUP_CPU_LIMIT));
-    match (newest(catalogue::WORKERS), limit) {
+    match (newest(catalogue::WORKERS), pod.cpu_limit()) {
         (Some(workers), Some(limit)) => Some(workers.min(limit)),
         (workers, limit) => workers.or(limit),
     }
