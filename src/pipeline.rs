@@ -143,7 +143,10 @@ impl<S: Source> Pipeline<S> {
                     known.insert(policy.id.clone());
                     let seat = match self.seats.leave(&policy.id) {
                         Some(seat) => seat.updated(policy, workload),
-                        None => self.welcome(Seat::new(policy, workload, now.monotonic)),
+                        None => {
+                            let rested = self.seats.rested(&policy.id);
+                            self.welcome(Seat::new(policy, workload, rested, now.monotonic))
+                        }
                     };
                     if seat.wants_decision() {
                         self.mark(&policy.id);
@@ -152,6 +155,9 @@ impl<S: Source> Pipeline<S> {
                 }
                 Assignment::Refused { id, reason, message } => {
                     known.insert(id.clone());
+                    if let Some(decider) = self.seats.rested(id) {
+                        seats.rest(id.clone(), decider);
+                    }
                     self.metrics.forget(id);
                     let unserved = Unserved { reason, message: message.clone() };
                     self.board.publish(id, EntryState::Unserved(unserved));

@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::policy::{Decider, Decision, Policy, PolicyId, Unserved, Workload};
+use crate::policy::{Decider, Decision, Learned, Policy, PolicyId, Unserved, Workload};
 use crate::sample::EndpointKey;
 use crate::sources::{Target, Wanted};
 use crate::store::Store;
@@ -24,6 +24,8 @@ pub(super) struct Seat {
     workload: Arc<Workload>,
     wanted: Arc<Wanted>,
     decider: Decider,
+    /// As of the last decision that did not panic; the status may be half a minute behind it.
+    learned: Learned,
     decide: Decide,
     /// The last attempt to decide, or the arrival of the policy.
     attempted: Moment,
@@ -56,12 +58,26 @@ impl Panicked {
 }
 
 impl Seat {
-    pub(super) fn new(policy: &Arc<Policy>, workload: &Arc<Workload>, now: Moment) -> Self {
+    /// `rested` is the decider of an earlier seat of the policy.
+    pub(super) fn new(
+        policy: &Arc<Policy>,
+        workload: &Arc<Workload>,
+        rested: Option<Decider>,
+        now: Moment,
+    ) -> Self {
+        let decider = match rested {
+            Some(mut decider) => {
+                decider.update(policy.clone());
+                decider
+            }
+            None => Decider::new(policy.clone()),
+        };
         Self {
             policy: policy.clone(),
             workload: workload.clone(),
             wanted: Arc::new(Wanted::from_iter(policy.wanted())),
-            decider: Decider::new(policy.clone()),
+            learned: decider.learned(),
+            decider,
             decide: Decider::decide,
             attempted: now,
             progress: SeatProgress::New,
@@ -118,20 +134,26 @@ impl Seat {
         }
     }
 
-    /// Decides; after a panic with a fresh decider, since the old one may be half changed.
+    /// Decides; after a panic with a fresh decider that knows what was learned before, since the old one may be half
+    /// changed.
     pub(super) fn decide(&mut self, store: &Store, now: Now) -> Result<Decision, Panicked> {
         self.attempted = now.monotonic;
         self.progress = SeatProgress::Decided;
         let (decide, decider, workload) = (self.decide, &mut self.decider, &self.workload);
-        catch_unwind(AssertUnwindSafe(|| decide(decider, store, workload, now))).map_err(
-            |payload| {
-                self.decider = Decider::new(self.policy.clone());
+        match catch_unwind(AssertUnwindSafe(|| decide(decider, store, workload, now))) {
+            Ok(decision) => {
+                self.learned.clone_from(&decision.learned);
+                Ok(decision)
+            }
+            Err(payload) => {
+                let learned = self.learned.clone();
+                let policy = Policy { learned, ..Policy::clone(&self.policy) };
+                self.decider = Decider::new(Arc::new(policy));
                 let text = payload.downcast_ref::<&str>().map(ToString::to_string);
-                Panicked(
-                    text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_default(),
-                )
-            },
-        )
+                let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
+                Err(Panicked(text.unwrap_or_default()))
+            }
+        }
     }
 
     fn is_overdue(&self, now: Moment) -> bool {
@@ -151,6 +173,8 @@ impl Seat {
 #[derive(Debug, Default)]
 pub(super) struct Seats {
     seats: BTreeMap<PolicyId, Seat>,
+    /// What is known of policies that are refused for now: the next status may be long in coming.
+    resting: BTreeMap<PolicyId, Decider>,
     by_endpoint: HashMap<EndpointKey, Vec<PolicyId>>,
 }
 
@@ -165,6 +189,16 @@ impl Seats {
 
     pub(super) fn leave(&mut self, id: &PolicyId) -> Option<Seat> {
         self.seats.remove(id)
+    }
+
+    /// The decider of a policy that is refused, or was until now.
+    pub(super) fn rested(&mut self, id: &PolicyId) -> Option<Decider> {
+        let seated = self.seats.remove(id).map(|seat| seat.decider);
+        seated.or_else(|| self.resting.remove(id))
+    }
+
+    pub(super) fn rest(&mut self, id: PolicyId, decider: Decider) {
+        self.resting.insert(id, decider);
     }
 
     pub(super) fn ids(&self) -> impl Iterator<Item = &PolicyId> {

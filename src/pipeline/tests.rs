@@ -533,3 +533,56 @@ async fn two_policies_that_ask_one_pod_at_different_paths_read_only_their_own() 
     }
     assert_eq!(pipeline.store.stats().pods, 2, "the twins share a window");
 }
+
+/// A pipeline that learned what an idle pod of `checkout` shows, and what it learned.
+async fn learned() -> (watch::Sender<Arc<Vec<Assignment>>>, Pipeline<Fed>, Arc<Board>, Assignment) {
+    let Assignment::Active { policy, workload } = active("checkout", &["a"]) else {
+        unreachable!()
+    };
+    let (mut policy, mut workload) = (Policy::clone(&policy), Workload::clone(&workload));
+    policy.signals[0].base = None;
+    workload.pods[0].ready_since = None;
+    let started = workload.pods[0].started_at.expect("it has started");
+    let checkout = Assignment::Active { policy: Arc::new(policy), workload: Arc::new(workload) };
+    let (roster, mut pipeline, board) = at_rest(vec![checkout.clone()]);
+    for second in [30, 61] {
+        let mut batch = batch(pipeline.clock, "a", Ok(7.0));
+        for sample in batch.outcome.iter_mut().flatten() {
+            sample.at = started + second * SECOND;
+        }
+        pipeline.take_batch(&batch);
+        pipeline.decide_dirty().await;
+    }
+    assert_eq!(base_of_checkout(&board), Some(7.0));
+    (roster, pipeline, board, checkout)
+}
+
+fn base_of_checkout(board: &Board) -> Option<f64> {
+    let state = board.get(&id("checkout")).expect("it is on the board");
+    let EntryState::Decided { decision, .. } = &*state else { panic!("{state:?}") };
+    decision.learned.signals.first()?.base
+}
+
+#[tokio::test]
+async fn what_was_learned_since_the_last_status_outlives_a_refusal() {
+    let (roster, mut pipeline, board, checkout) = learned().await;
+    for assignment in [refused("checkout"), refused("checkout"), checkout] {
+        roster.send(Arc::new(vec![assignment])).expect("the pipeline listens");
+        pipeline.take_roster();
+    }
+    pipeline.take_batch(&batch(pipeline.clock, "a", Ok(9.0)));
+    pipeline.decide_dirty().await;
+    assert_eq!(base_of_checkout(&board), Some(7.0));
+}
+
+#[tokio::test]
+async fn what_was_learned_since_the_last_status_outlives_a_panic() {
+    let (_roster, mut pipeline, board, _) = learned().await;
+    let decides = [|_: &mut _, _: &_, _: &_, _| panic!("seeded"), crate::policy::Decider::decide];
+    for decide in decides {
+        pipeline.seats.get_mut(&id("checkout")).expect("it is active").decides_with(decide);
+        pipeline.mark(&id("checkout"));
+        pipeline.decide_dirty().await;
+    }
+    assert_eq!(base_of_checkout(&board), Some(7.0));
+}
