@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use super::coverage::Counts;
 use super::learning::CostSample;
 use super::memory::{Memory, Outcome};
 use super::observe::{Found, Observed, Reading, View};
@@ -113,7 +114,9 @@ pub(super) fn evaluate(memory: &mut Memory, view: &View<'_>, threshold: f64) -> 
     if base >= threshold {
         let (finding, why) =
             refusal::base_not_below_threshold(&memory.signal.name, base, threshold);
-        return Outcome { findings: vec![finding], ..memory.unserved(threshold, why) };
+        let coverage = Counts::of(&readings, &view.pods).coverage(&view.pods);
+        let outcome = memory.unserved(coverage, threshold, why);
+        return Outcome { findings: vec![finding], ..outcome };
     }
     let limits: Vec<_> = view.pods.iter().map(Observed::cpu_limit).collect();
     learn_cost(memory, view, &readings, &limits, threshold);
@@ -204,15 +207,17 @@ fn decide(
         Err(why) => format!("no demand: {why}"),
     };
     let room = form.threshold - form.base;
-    let total = settled
-        .as_ref()
-        .ok()
-        .map(|settled| Total { kind: TotalKind::CpuCores, value: cores + settled.filled * room });
+    let total = settled.as_ref().ok().map(|settled| Total {
+        kind: TotalKind::CpuCores,
+        signal: memory.signal.name.clone(),
+        value: cores + settled.filled * room,
+    });
     Outcome {
         decision: SignalDecision {
             name: memory.signal.name.clone(),
             demand: settled.map(|settled| settled.demand),
             current: (pods > 0.0).then_some(cores),
+            coverage: Counts::of(&shares, &view.pods).coverage(&view.pods),
             threshold: form.threshold,
             base: form.base,
             formula,
