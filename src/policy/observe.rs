@@ -193,13 +193,13 @@ impl<'a> Observed<'a> {
         }
     }
 
-    /// What the process that reports may use, in cores: the least of what the pod's spec says of its container and what its
-    /// own cgroup says. `None` where neither limits it.
+    /// What the measured process may use, in cores: what its own cgroup says, else the limit of the container behind the
+    /// endpoint (which beside a sidecar agent is the sidecar's). `None` where neither limits it.
     pub(super) fn cpu_limit(&self) -> Option<f64> {
         let reported = self.window.into_iter().flat_map(|window| window.family(CGROUP_CPU_LIMIT));
-        let limits = reported.map(|(_, series)| series.newest().value);
-        let limits = limits.chain(self.pod.cpu_limit.map(Measure::get));
-        limits.filter(|&limit| limit > 0.0).reduce(f64::min)
+        let reported = reported.map(|(_, series)| series.newest().value).reduce(f64::min);
+        let stated = self.pod.cpu_limit.map(Measure::get);
+        reported.filter(|&limit| limit > 0.0).or(stated).filter(|&limit| limit > 0.0)
     }
 
     fn silence(&self) -> LeftOutReason {

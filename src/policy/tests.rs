@@ -686,21 +686,19 @@ fn a_threshold_near_the_limit_is_a_finding() {
 }
 
 #[test]
-fn a_process_is_full_at_the_least_of_what_its_spec_and_its_own_cgroup_allow() {
-    let findings = |stated: Option<f64>, reported: f64| {
+fn a_process_is_full_at_what_its_own_cgroup_allows_and_else_at_what_the_spec_says() {
+    let findings = |stated: Option<f64>, reported: Option<f64>| {
         let mut scene = Scene::new(policy(vec![cpu(0.8)]), 1);
         scene.workload.pods[0].cpu_limit =
             stated.map(|limit| CpuCores::new(limit).expect("a limit"));
-        let readings = [
-            reading("process_cpu_seconds_total", &[], 1.0),
-            reading("cgroup_cpu_limit_cores", &[], reported),
-        ];
+        let mut readings = vec![reading("process_cpu_seconds_total", &[], 1.0)];
+        readings.extend(reported.map(|cores| reading("cgroup_cpu_limit_cores", &[], cores)));
         scene.settle(1, &readings).findings.iter().map(|found| found.reason).collect::<Vec<_>>()
     };
-    assert_eq!(findings(Some(4.0), 0.5), ["ThresholdUnreachable"], "its cgroup allows less");
-    assert_eq!(findings(Some(0.5), 4.0), ["ThresholdUnreachable"], "its cgroup is the pod's");
-    assert_eq!(findings(None, 0.5), ["ThresholdUnreachable"], "its spec says nothing");
-    assert!(findings(Some(2.0), 2.0).is_empty());
+    assert_eq!(findings(Some(4.0), Some(0.5)), ["ThresholdUnreachable"], "its cgroup allows less");
+    assert!(findings(Some(0.1), Some(4.0)).is_empty(), "the endpoint is that of a small sidecar");
+    assert_eq!(findings(Some(0.5), None), ["ThresholdUnreachable"], "only the spec says something");
+    assert_eq!(findings(None, Some(0.5)), ["ThresholdUnreachable"], "its spec says nothing");
 }
 
 // Latency.
