@@ -2,9 +2,12 @@
 //!
 //! In: the service's runtime. Out: `tokio_scheduling_delay_seconds`, the worst lateness of the last [`WINDOW`]. Never: a value
 //! that stands still while the runtime does: a wake that is overdue counts with the lateness it has so far.
+//!
+//! It looks ten times a second, and a hundred times only while the runtime is saturated: an idle service is left asleep.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -13,10 +16,13 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::catalogue::families;
 use super::snapshot::{Snapshot, Unavailable};
+use super::workers::Seats;
 use crate::time::{Clock, Moment};
 
 /// Between two wakes.
 const PERIOD: Duration = Duration::from_millis(100);
+/// Between two wakes while the runtime is saturated.
+const SATURATED_PERIOD: Duration = Duration::from_millis(10);
 /// How long a late wake is remembered, so that every scrape at the default interval sees it.
 pub const WINDOW: Duration = Duration::from_secs(5);
 
@@ -24,6 +30,7 @@ pub const WINDOW: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Canary {
     lateness: Arc<Mutex<Lateness>>,
+    saturated: Arc<AtomicBool>,
     task: AbortOnDropHandle<()>,
 }
 
@@ -35,12 +42,19 @@ struct Lateness {
 }
 
 impl Canary {
-    /// Starts the task. It needs the runtime's time driver; without one it ends at once and the source is unavailable.
+    /// Starts the task. It needs the runtime's time driver; without one it ends at once and the source is unavailable. It
+    /// also notes in `seats` which worker runs it.
     #[must_use]
-    pub fn spawn(handle: &Handle, clock: Clock) -> Self {
+    pub fn spawn(handle: &Handle, clock: Clock, seats: Seats) -> Self {
         let lateness = Arc::new(Mutex::new(Lateness::default()));
-        let task = AbortOnDropHandle::new(handle.spawn(watch(clock, lateness.clone())));
-        Self { lateness, task }
+        let saturated = Arc::new(AtomicBool::new(false));
+        let task = watch(clock, lateness.clone(), saturated.clone(), seats);
+        Self { lateness, saturated, task: AbortOnDropHandle::new(handle.spawn(task)) }
+    }
+
+    /// Says whether the runtime is saturated, which decides how often the canary looks from its next wake on.
+    pub fn set_saturated(&self, saturated: bool) {
+        self.saturated.store(saturated, Ordering::Relaxed);
     }
 
     /// Tasks that the service did not spawn: 1, or 0 once the canary has ended.
@@ -66,13 +80,23 @@ impl Canary {
     }
 }
 
-async fn watch(clock: Clock, lateness: Arc<Mutex<Lateness>>) {
+async fn watch(
+    clock: Clock,
+    lateness: Arc<Mutex<Lateness>>,
+    saturated: Arc<AtomicBool>,
+    seats: Seats,
+) {
     loop {
-        let due = clock.now().monotonic + PERIOD;
-        lateness.lock().due = Some(due);
-        tokio::time::sleep(PERIOD).await;
+        let period = period(saturated.load(Ordering::Relaxed));
+        lateness.lock().due = Some(clock.now().monotonic + period);
+        tokio::time::sleep(period).await;
         lateness.lock().woke(clock.now().monotonic);
+        seats.note();
     }
+}
+
+const fn period(saturated: bool) -> Duration {
+    if saturated { SATURATED_PERIOD } else { PERIOD }
 }
 
 impl Lateness {
@@ -121,7 +145,7 @@ mod tests {
     #[tokio::test]
     async fn the_canary_speaks_once_it_ran() {
         let clock = Clock::start();
-        let canary = Canary::spawn(&Handle::current(), clock);
+        let canary = Canary::spawn(&Handle::current(), clock, Seats::new(1));
         let available = |canary: &Canary| {
             let mut snapshot = Snapshot::default();
             canary.collect(clock.now().monotonic, &mut snapshot);
@@ -130,5 +154,28 @@ mod tests {
         assert!(!available(&canary));
         tokio::task::yield_now().await;
         assert!(available(&canary));
+    }
+
+    /// Waits for a wake and returns how long after it the next one is due.
+    async fn until_next(canary: &Canary) -> Duration {
+        canary.lateness.lock().wakes.clear();
+        loop {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            let lateness = canary.lateness.lock();
+            if let (Some((woke, _)), Some(due)) = (lateness.wakes.back(), lateness.due) {
+                return due.since(*woke);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn the_canary_sleeps_shorter_only_while_the_runtime_is_saturated() {
+        let canary = Canary::spawn(&Handle::current(), Clock::start(), Seats::new(1));
+        assert!(until_next(&canary).await >= PERIOD);
+        canary.set_saturated(true);
+        while until_next(&canary).await >= PERIOD {}
+        canary.set_saturated(false);
+        // A sleep that runs at the change is not cut short; the one after it is long.
+        while until_next(&canary).await < PERIOD {}
     }
 }

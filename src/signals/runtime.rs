@@ -8,6 +8,7 @@ use tokio::runtime::{Handle, RuntimeMetrics};
 use super::catalogue::families;
 use super::saturation::{Saturation, SaturationEstimator, WorkerReading};
 use super::snapshot::{Snapshot, Unavailable};
+use super::workers::{busy_by_label, is_saturated};
 use crate::time::{Now, Timestamp};
 use crate::units::Measure;
 
@@ -37,6 +38,17 @@ impl RuntimeCollector {
             self.estimator.tick(elapsed, workers(&self.metrics)).map(|seen| (now.wall, seen));
     }
 
+    /// Whether the last tick found the workers saturated, or one of them blocked.
+    #[must_use]
+    pub fn is_saturated(&self) -> bool {
+        self.saturation.is_some_and(|(_, seen)| is_saturated(seen.ratio, seen.blocked_workers))
+    }
+
+    /// The workers that did something between the last two ticks.
+    pub fn active_workers(&self) -> impl Iterator<Item = usize> {
+        self.estimator.active()
+    }
+
     /// Reads the gauges now, and adds the last tick's estimate with the time of that tick. `own_tasks` are not the
     /// service's and are not counted.
     pub fn collect(&self, own_tasks: usize, snapshot: &mut Snapshot) {
@@ -49,6 +61,11 @@ impl RuntimeCollector {
             Some((at, seen)) => {
                 snapshot.push_at(&families::TOKIO_SATURATION_RATIO, seen.ratio.get(), at);
                 snapshot.push_at(&families::TOKIO_BLOCKED_WORKERS, seen.blocked_workers as f64, at);
+                let busy_seconds: Vec<f64> = self.estimator.busy_seconds().collect();
+                for (worker, seconds) in busy_by_label(&busy_seconds) {
+                    let family = &families::TOKIO_WORKER_BUSY;
+                    snapshot.push_labelled_at(family, &[worker], seconds, at);
+                }
                 Ok(())
             }
             None => Err(Unavailable::NotHere(
