@@ -71,7 +71,7 @@ impl Collectors {
     /// Samples what is only visible over time. Once per second; costs well under a microsecond per worker.
     pub fn tick(&mut self, now: Now) {
         self.runtime.tick(now);
-        self.canary.set_saturated(self.runtime.is_saturated());
+        self.canary.tick(self.runtime.is_saturated());
         self.workers.tick(self.runtime.active_workers());
     }
 
@@ -119,4 +119,25 @@ pub fn read_any_text(text: &str) {
     let _ = (text::number(text), text::schedstat(text), text::stalls(text));
     let _ = text::Keyed::new(text).get(first);
     cgroup::locate_any_text(first, second);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn every_source_that_has_no_values_says_why_in_words() {
+        let clock = Clock::start();
+        let mut collectors = Collectors::start(&Handle::current(), clock);
+        let reasons = collectors.reasons(clock.now());
+        // The test's allocator is the system's, and no second has passed.
+        for absent in ["allocator", "tokio_saturation"] {
+            assert!(reasons[absent].is_some(), "{reasons:?}");
+        }
+        assert_eq!(reasons["process"], None);
+        let text = collectors.reasons_text(clock.now());
+        assert_eq!(text.lines().count(), reasons.len());
+        let line = "not available: the global allocator is not jemalloc with statistics";
+        assert!(text.lines().any(|found| found.starts_with("allocator ") && found.ends_with(line)));
+    }
 }

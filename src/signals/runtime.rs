@@ -106,4 +106,36 @@ mod tests {
         assert_eq!(tasks(), Some(1.0));
         parked.abort();
     }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_worker_that_one_poll_keeps_shows_within_two_ticks() {
+        let handle = Handle::current();
+        let parked_once = |worker| handle.metrics().worker_park_unpark_count(worker) > 0;
+        while !(parked_once(0) && parked_once(1)) {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+        let start = Clock::start().now();
+        let mut collector = RuntimeCollector::new(handle.clone(), start);
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let (begun, begin) = tokio::sync::oneshot::channel();
+        let blocking = tokio::spawn(async move {
+            begun.send(()).expect("the test waits");
+            released.recv()
+        });
+        begin.await.expect("it begins");
+        let parked = |worker| handle.metrics().worker_park_unpark_count(worker) % 2 == 1;
+        while !(parked(0) || parked(1)) {
+            std::thread::yield_now();
+        }
+        let second = std::time::Duration::from_secs(1);
+        collector.tick(start + second);
+        collector.tick(start + second + second);
+        let (_, seen) = collector.saturation.expect("both workers have parked");
+        assert_eq!(seen.blocked_workers, 1, "{seen:?}");
+        assert!(seen.ratio.get() >= 0.5, "{seen:?}");
+        assert!(collector.is_saturated());
+        assert_eq!(collector.active_workers().count(), 1);
+        drop(release);
+        assert!(blocking.await.expect("it ends").is_err());
+    }
 }

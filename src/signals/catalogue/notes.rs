@@ -47,7 +47,7 @@ pub const NOTES: &[Note] = &[
     ),
     note(
         "tokio_scheduling_delay_seconds",
-        "What a request waits before its first poll, at worst. Under 2 ms is normal (tokio's timer counts in milliseconds), tens of milliseconds are overload or blocking polls.",
+        "What a request waits before its first poll, at worst. Under a millisecond is normal, tens of milliseconds are overload or blocking polls.",
         "It is the worst of a window, not an average, and not to be averaged across pods. It stays up for 5 s after one late wake. While the runtime is saturated ten times as many wakes are looked at, so it finds rarer ones.",
     ),
     note(
