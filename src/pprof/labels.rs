@@ -24,6 +24,16 @@ impl Name {
     pub const NONE: Self = Self(0);
     const OTHER: Self = Self(1);
 
+    /// For a place that holds only numbers.
+    pub(super) const fn index(self) -> u32 {
+        self.0
+    }
+
+    /// The name that [`Self::index`] told.
+    pub(super) const fn from_index(index: u32) -> Self {
+        Self(index)
+    }
+
     /// The name of that text, a new one if there is none. Takes a lock and looks through all names: for set-up.
     #[must_use]
     pub fn of(text: &str) -> Self {
