@@ -7,6 +7,7 @@
 //! Two differences from Go are meant: a bad `seconds` of `profile` is refused instead of read as 30, and the profile
 //! carries the service's name and version as comments.
 
+pub mod block;
 mod cpu;
 mod elf;
 mod endpoints;

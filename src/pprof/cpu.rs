@@ -71,16 +71,9 @@ fn write(slice: Slice, profile: &mut ProfileBuilder) {
         let (all, nanos) = of_thread(key.thread);
         let values = vec![signed(*count), signed(part(nanos, *count, all))];
         let name = slice.threads.get(&key.thread).map_or("", |share| &share.name);
-        let trace = match key.labels.trace {
-            0 => String::new(),
-            trace => format!("{trace:032x}"),
-        };
-        let texts = [
-            ("thread", name),
-            ("endpoint", &key.labels.endpoint.text()),
-            ("task", &key.labels.task.text()),
-            ("trace_id", &trace),
-        ];
+        let (endpoint, task, trace) = key.labels.texts();
+        let texts =
+            [("thread", name), ("endpoint", &endpoint), ("task", &task), ("trace_id", &trace)];
         let tags = Tags { texts: &texts, numbers: &[("thread_id", key.thread.into())] };
         profile.tagged_sample(&addresses, values, &tags);
     }
@@ -137,7 +130,7 @@ fn signed(number: u64) -> i64 {
 }
 
 /// The interrupted instruction is exact; a return address is the instruction after the call.
-fn address((index, frame): (usize, &usize)) -> u64 {
+pub(super) fn address((index, frame): (usize, &usize)) -> u64 {
     let frame = u64::try_from(*frame).unwrap_or(u64::MAX);
     if index == 0 { frame } else { frame.saturating_sub(1) }
 }

@@ -60,6 +60,12 @@ pub(super) fn cpu_time_of_process() -> Duration {
         .expect("the clock of the calling process can always be read")
 }
 
+/// The kernel's id of the calling thread.
+pub(super) fn this_thread() -> i32 {
+    // SAFETY: it takes nothing and always succeeds.
+    unsafe { libc::gettid() }
+}
+
 /// The kernel's encoding of "CPU clock of that thread": `CPUCLOCK_PERTHREAD_MASK | CPUCLOCK_SCHED`.
 const fn cpu_clock(thread: i32) -> libc::clockid_t {
     (!thread << 3) | 6
