@@ -275,6 +275,40 @@ mod tests {
     }
 
     #[test]
+    fn a_capture_ends_with_its_requester() {
+        let (requester, cancelled) = mpsc::channel();
+        drop(requester);
+        let hour = Duration::from_secs(3_600);
+        let profile = capture(&service(), hour, Detail::Functions, &cancelled);
+        assert!(profile.expect("no other profiler has the signal").is_none());
+    }
+
+    #[test]
+    #[ignore = "a measurement: what the always-on sampler costs beside the handler"]
+    fn what_collecting_costs() {
+        let subscription = Subscription::start().expect("no other profiler has the signal");
+        let burning: Vec<_> =
+            (0..8).map(|_| thread::spawn(|| burn_for(Duration::from_secs(1)))).collect();
+        let (mut keys, mut samples, mut cpu) = (0, 0, Duration::ZERO);
+        for _ in 0..6 {
+            thread::sleep(Duration::from_secs(1));
+            let slice = subscription.take();
+            keys += slice.stacks.len();
+            samples += slice.stacks.values().sum::<u64>();
+            cpu += slice.cpu;
+        }
+        let collector = super::super::sampler::threads_of_process()
+            .find(|thread| super::super::sampler::thread_name(*thread) == "headroom-cpu")
+            .expect("it runs");
+        println!(
+            "{samples} samples, {keys} keys, {:.2} s of CPU, the collector {:.2} ms over 6 s",
+            cpu.as_secs_f64(),
+            scheduled_nanos(collector) as f64 / 1e6
+        );
+        burning.into_iter().for_each(|thread| thread.join().expect("it only burns"));
+    }
+
+    #[test]
     fn labels_of_a_thread_are_tags_of_its_samples() {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();

@@ -27,6 +27,8 @@ use crate::time::Moment;
 const LONG: Duration = Duration::from_millis(100);
 /// Between two looks.
 const ROUND: Duration = Duration::from_millis(50);
+/// The same while nothing at all happens.
+const QUIET_ROUND: Duration = Duration::from_millis(100);
 /// Between the questions to a worker that may be held.
 const CHECK: Duration = Duration::from_millis(20);
 /// Questions without an answer before a hold is given up: a thread that waits inside the kernel without hearing signals,
@@ -42,6 +44,8 @@ pub struct Watcher {
     /// Threads that may be the worker whose thread is not known, as of the last look: one that had just been started
     /// might not have set up its thread-locals.
     candidates: HashSet<i32>,
+    /// Threads asked since answers were last heard. Those of others are for another watcher, which will ask again.
+    asked: HashSet<i32>,
     /// Threads that said that they are no worker that we look for.
     strangers: HashSet<i32>,
 }
@@ -55,8 +59,14 @@ impl Watcher {
         let metrics = handle.metrics();
         let worker = |index| Worker::new(read(&metrics, index), now);
         let workers = (0..metrics.num_workers()).map(worker).collect();
-        let (candidates, strangers) = (HashSet::new(), HashSet::new());
-        Self { runtime: handle.id(), metrics, workers, candidates, strangers }
+        Self {
+            runtime: handle.id(),
+            metrics,
+            workers,
+            candidates: HashSet::new(),
+            asked: HashSet::new(),
+            strangers: HashSet::new(),
+        }
     }
 
     /// Looks at all workers, and says when to look again. Some 20 ns for each worker while none is held.
@@ -64,32 +74,53 @@ impl Watcher {
         if self.workers.iter().any(|worker| worker.hold.is_asked()) {
             self.hear(now);
         }
-        let mut next = ROUND;
+        let mut next = QUIET_ROUND;
         let mut unknown = false;
         for index in 0..self.workers.len() {
             let reading = read(&self.metrics, index);
+            if reading != self.workers[index].last {
+                next = next.min(ROUND);
+            }
             let wish = self.workers[index].look(reading, now);
             if let Wish::Ask = wish {
                 let thread = workers::thread_of(self.runtime, index);
                 unknown |= thread.is_none();
                 self.workers[index].asked(now);
-                ask(thread.into_iter());
+                self.ask(&thread.into_iter().collect::<Vec<_>>());
             }
             next = next.min(wish.until(now));
         }
         if unknown {
             self.ask_candidates();
-        } else if !self.candidates.is_empty() || !self.strangers.is_empty() {
-            (self.candidates, self.strangers) = (HashSet::new(), HashSet::new());
+        } else if !self.workers.iter().any(|worker| worker.hold.is_open()) {
+            self.candidates.clear();
+            self.strangers.clear();
         }
         next
     }
 
     fn ask_candidates(&mut self) {
         let now = workers::candidates(self.runtime);
-        let settled = self.candidates.intersection(&now).copied();
-        ask(settled.filter(|thread| !self.strangers.contains(thread)));
+        let settled = self.candidates.intersection(&now);
+        let unheard = settled.filter(|thread| !self.strangers.contains(thread));
+        self.ask(&unheard.copied().collect::<Vec<_>>());
         self.candidates = now;
+    }
+
+    fn ask(&mut self, threads: &[i32]) {
+        if threads.is_empty() {
+            return;
+        }
+        // Another profiler that has the signal must not see ours: nobody is asked then.
+        let Ok(questions) = Questions::open() else {
+            return;
+        };
+        for thread in threads {
+            // One that has ended has nothing to say.
+            if questions.ask(*thread).is_ok() {
+                self.asked.insert(*thread);
+            }
+        }
     }
 
     /// Takes the answers of asked threads.
@@ -99,6 +130,7 @@ impl Watcher {
         };
         let mut answers = Vec::new();
         questions.take(|head, frames| answers.push((head, Arc::from(frames))));
+        answers.retain(|(head, _): &(Head, _)| self.asked.remove(&head.thread));
         for (head, frames) in answers {
             self.answer(&head, frames, now);
         }
@@ -133,18 +165,6 @@ fn read(metrics: &RuntimeMetrics, worker: usize) -> WorkerReading {
     }
 }
 
-/// Another profiler that has the signal must not see ours: nobody is asked then.
-fn ask(threads: impl Iterator<Item = i32>) {
-    let mut questions = None;
-    for thread in threads {
-        let open = questions.get_or_insert_with(Questions::open);
-        if let Ok(questions) = open {
-            // A thread that has ended needs no answer.
-            drop(questions.ask(thread));
-        }
-    }
-}
-
 /// What a thread said.
 #[derive(Clone, Debug)]
 struct Answer {
@@ -171,6 +191,11 @@ enum Hold {
 }
 
 impl Hold {
+    /// Whether questions are to follow.
+    const fn is_open(&self) -> bool {
+        self.is_asked() || matches!(self, Self::Answered { .. })
+    }
+
     const fn is_asked(&self) -> bool {
         matches!(self, Self::Asked { .. } | Self::Checked { .. })
     }
@@ -189,7 +214,7 @@ enum Wish {
 impl Wish {
     fn until(self, now: Moment) -> Duration {
         match self {
-            Self::Nothing => ROUND,
+            Self::Nothing => QUIET_ROUND,
             Self::Look(at) => at.since(now),
             Self::Ask => CHECK,
         }
@@ -240,7 +265,7 @@ impl Worker {
             Hold::Held { place, counted } => {
                 change(|holds| holds.extend(place, age.saturating_sub(*counted)));
                 *counted = age.max(*counted);
-                Wish::Nothing
+                Wish::Look(now + ROUND)
             }
             Hold::Left => Wish::Nothing,
         }
@@ -330,7 +355,7 @@ mod tests {
         worker.asked(at(180));
         assert_eq!(delay(1), None);
         worker.hear(answer(5, 2), at(200));
-        assert_eq!(worker.look(running(7), at(200)), Wish::Nothing);
+        assert_eq!(worker.look(running(7), at(200)), Wish::Look(at(200) + ROUND));
         assert_eq!(delay(1), Some(Duration::from_millis(150)));
         // It began before it was seen at 50, and ended after 200.
         worker.look(running(7 + 190), at(250));
@@ -432,5 +457,29 @@ mod tests {
             assert!(seen.iter().any(|(_, of)| of == endpoint), "{endpoint:?} in {seen:?}");
         }
         println!("seen after {:?}", clock.now().monotonic);
+    }
+
+    #[test]
+    #[ignore = "a measurement: what watching an idle runtime costs"]
+    fn what_watching_costs() {
+        let watched = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(8)
+            .build()
+            .expect("a runtime");
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let clock = Clock::start();
+        let mut watcher = Watcher::new(watched.handle(), clock.now().monotonic);
+        let start = super::super::super::sys::thread_cpu_time();
+        let mut looks = 0;
+        runtime.block_on(async {
+            while clock.now().monotonic < at(5_000) {
+                looks += 1;
+                let next = watcher.look(clock.now().monotonic);
+                tokio::time::sleep(next).await;
+            }
+        });
+        let cpu = super::super::super::sys::thread_cpu_time() - start;
+        println!("{looks} looks in 5 s: {cpu:?}");
     }
 }

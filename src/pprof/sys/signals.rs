@@ -279,9 +279,12 @@ mod tests {
             answers.retain(|(head, _)| head.thread == thread);
             answers
         };
-        below(20, &mut || questions.ask(thread).expect("this thread lives"));
-        let answered = answers();
-        assert_eq!(answered.len(), 1);
+        // A watcher of another test may take the answer.
+        let answered = std::iter::repeat_with(|| {
+            below(20, &mut || questions.ask(thread).expect("this thread lives"));
+            answers()
+        });
+        let answered = answered.take(100).find(|answers| !answers.is_empty()).expect("an answer");
         assert_eq!(answered[0].0.poll, None);
         assert!(answered[0].1 > 20, "{} frames", answered[0].1);
 
@@ -295,32 +298,26 @@ mod tests {
     fn the_cost_of_a_sample() {
         let questions = Questions::open().expect("no other profiler has the signal");
         let thread = this_thread();
+        let times = 20_000;
+        let cpu_of = |work: &mut dyn FnMut()| {
+            let start = super::super::thread_cpu_time();
+            (0..times).for_each(|_| work());
+            (super::super::thread_cpu_time() - start).as_nanos() / times
+        };
         for (what, frames) in [("leaf", 0), ("20 frames", 20), ("40 frames", 40), ("cut", 120)] {
-            let mut nanos = Vec::new();
             below(frames, &mut || {
-                for _ in 0..20_000 {
-                    let start = tokio::time::Instant::now();
+                // SAFETY: as above.
+                let ignored = cpu_of(&mut || assert_eq!(unsafe { libc::raise(libc::SIGPROF) }, 0));
+                let stored = cpu_of(&mut || {
                     questions.ask(thread).expect("this thread lives");
-                    nanos.push(start.elapsed().as_nanos());
                     questions.take(|_, _| {});
-                }
+                });
+                let taking = cpu_of(&mut || questions.take(|_, _| {}));
+                println!(
+                    "{what}: CPU of a signal that is ignored {ignored} ns, stored {} ns",
+                    stored - taking
+                );
             });
-            let stranger = {
-                let start = tokio::time::Instant::now();
-                for _ in 0..20_000 {
-                    // SAFETY: as above.
-                    unsafe { libc::raise(libc::SIGPROF) };
-                }
-                start.elapsed().as_nanos() / 20_000
-            };
-            nanos.sort_unstable();
-            let at = |share: usize| nanos[nanos.len() * share / 1000];
-            println!(
-                "{what}: p50 {} ns, p99 {} ns, p99.9 {} ns; a stranger's signal: {stranger} ns",
-                at(500),
-                at(990),
-                at(999)
-            );
         }
     }
 }
