@@ -131,6 +131,7 @@ impl AgentBuilder {
             registry: registry.clone(),
             server_metrics,
             collectors,
+            polls: pprof::block::Watcher::new(&service_runtime, clock.now().monotonic),
             clock,
             progress: progress.clone(),
             service: pprof::Service { name: self.service, version: self.version },

@@ -7,6 +7,7 @@
 //! Two differences from Go are meant: a bad `seconds` of `profile` is refused instead of read as 30, and the profile
 //! carries the service's name and version as comments.
 
+pub mod block;
 mod cpu;
 mod elf;
 mod endpoints;
@@ -16,11 +17,13 @@ mod mappings;
 mod paths;
 mod profile;
 mod ring;
+mod sampler;
 mod symbols;
-#[expect(unsafe_code, reason = "memfd, mallctl and clocks have no safe interface")]
+#[expect(unsafe_code, reason = "memfd, mallctl, clocks, timers and signals have no safe interface")]
 mod sys;
 
 pub use endpoints::routes;
+pub use sampler::samples_lost;
 pub use sys::thread_cpu_time;
 
 /// Who is profiled: stands in every profile as comments.
@@ -35,7 +38,7 @@ pub struct Service {
 /// Why there is no profile.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CaptureError {
-    /// Go's words, which tools look for.
+    /// Another profiler has the signal, or too many captures run. Go's words, which tools look for.
     #[error("Could not enable CPU profiling: cpu profiling already in use")]
     CpuInUse,
     /// The sampler did not start.

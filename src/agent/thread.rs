@@ -34,6 +34,7 @@ pub(super) struct AgentThread {
     pub(super) registry: Registry,
     pub(super) server_metrics: ServerMetrics,
     pub(super) collectors: Arc<Mutex<Collectors>>,
+    pub(super) polls: pprof::block::Watcher,
     pub(super) clock: Clock,
     pub(super) progress: Progress,
     pub(super) service: pprof::Service,
@@ -74,6 +75,7 @@ impl AgentThread {
             let _ = started.send(Ok(()));
             tokio::select! {
                 () = tick(self.collectors, self.clock, beat) => {}
+                () = watch_polls(self.polls, self.clock) => {}
                 () = server::serve(listener, router, self.server_metrics, self.stop) => {}
             }
         });
@@ -89,5 +91,13 @@ async fn tick(collectors: Arc<Mutex<Collectors>>, clock: Clock, beat: Beat) {
         ticks.tick().await;
         collectors.lock().tick(clock.now());
         beat.beat();
+    }
+}
+
+/// Looks for polls that hold a worker, for the profile `block`.
+async fn watch_polls(mut polls: pprof::block::Watcher, clock: Clock) {
+    loop {
+        let next = polls.look(clock.now().monotonic);
+        tokio::time::sleep(next).await;
     }
 }

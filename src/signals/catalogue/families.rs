@@ -44,6 +44,7 @@ pub(super) const ALL: &[Family] = &[
     AGENT_COLLECTION_SECONDS,
     AGENT_REQUESTS_FOLDED,
     AGENT_CONNECTIONS_EVICTED,
+    AGENT_PROFILE_SAMPLES_LOST,
     HOST_MEMORY_AVAILABLE,
     HOST_CPU_COUNT,
 ];
@@ -406,6 +407,15 @@ pub const AGENT_CONNECTIONS_EVICTED: Family = Family {
     labels: &[],
     help: "Connections to the agent closed to make room for a new one",
     source: "the agent",
+};
+
+/// CPU samples that no profile has or that are not whole, by reason.
+pub const AGENT_PROFILE_SAMPLES_LOST: Family = Family {
+    name: "headroom_agent_profile_samples_lost_total",
+    kind: FamilyKind::Counter,
+    labels: &["reason"],
+    help: "CPU samples that no profile has (ring_full, stacks_full, no_timer) or that are not whole (callers_unknown, stack_cut)",
+    source: "the CPU sampler",
 };
 
 /// Memory of the machine that can be had without swapping, in bytes.
