@@ -4,9 +4,8 @@
 //! shows, on port 9469. Never: real CPU time for the work, and never run by a test directly; the node of the tests runs
 //! this binary as a container.
 //!
-//! Requests are worked off one after the other, in the order of their arrival, at the quota's rate; one whose client gives
-//! up while it waits is never begun. That is what a thread that only burns does under the kernel's CFS quota, seen from
-//! outside.
+//! The work is a fluid: it is worked off in the order of its arrival, at the quota's rate, and each request is answered
+//! when its own is done. That is what a thread that only burns does under the kernel's CFS quota, seen from outside.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -22,8 +21,7 @@ use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
 use super::shared::run;
 use super::workload::{SampleOptions, sample_deployment};
@@ -76,122 +74,90 @@ fn container() {
 struct Played {
     started: Instant,
     ready_at: Instant,
-    state: Arc<Mutex<Done>>,
-    /// Held by the request that is worked on; the others wait in the order of their arrival.
-    core: Arc<Semaphore>,
+    state: Arc<Mutex<Fluid>>,
 }
 
-/// What the pod has done.
-#[derive(Clone, Copy, Debug, Default)]
-struct Done {
-    /// Wall time in which it worked; at the quota, so this times the quota is its CPU time.
-    worked: Duration,
-    /// Since when it works on a request, if it does.
-    working_since: Option<Instant>,
+/// The work of the pod.
+#[derive(Clone, Copy, Debug)]
+struct Fluid {
+    /// When all work that has arrived will be done.
+    busy_until: Instant,
+    /// CPU seconds of all work that has arrived.
+    offered: f64,
+    /// Wall seconds in which there was or will be work.
+    busy: f64,
     in_flight: u32,
-    completed: Ended,
-    given_up: Ended,
+    completed: u32,
+    /// Of the completed requests together.
+    request_seconds: f64,
 }
 
-/// Requests that ended one way, and how long they took together.
-#[derive(Clone, Copy, Debug, Default)]
-struct Ended {
-    count: u32,
-    seconds: f64,
-}
-
-impl Done {
-    fn worked_until(&self, now: Instant) -> f64 {
-        let current = self.working_since.map_or(Duration::ZERO, |since| now - since);
-        (self.worked + current).as_secs_f64()
+impl Fluid {
+    /// Takes work; when it will be done.
+    fn arrive(&mut self, now: Instant, work: Duration) -> Instant {
+        let wall = work.div_f64(QUOTA_CORES);
+        self.busy_until = self.busy_until.max(now) + wall;
+        self.offered += work.as_secs_f64();
+        self.busy += wall.as_secs_f64();
+        self.in_flight += 1;
+        self.busy_until
     }
 
-    fn stop_working(&mut self, now: Instant) {
-        self.worked += self.working_since.take().map_or(Duration::ZERO, |since| now - since);
+    fn complete(&mut self, took: Duration) {
+        self.in_flight -= 1;
+        self.completed += 1;
+        self.request_seconds += took.as_secs_f64();
     }
-}
 
-/// A request between its arrival and its end, however it ends.
-struct InFlight {
-    pod: Played,
-    arrived: Instant,
-    is_done: bool,
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        let mut state = self.pod.state.lock();
-        state.in_flight -= 1;
-        let ended = if self.is_done { &mut state.completed } else { &mut state.given_up };
-        ended.count += 1;
-        ended.seconds += self.arrived.elapsed().as_secs_f64();
-    }
-}
-
-/// The core, while it works.
-struct Working(Played);
-
-impl Drop for Working {
-    fn drop(&mut self) {
-        self.0.state.lock().stop_working(Instant::now());
+    /// CPU seconds used and wall seconds spent at the quota until now.
+    fn spent(&self, now: Instant) -> (f64, f64) {
+        let left = self.busy_until.saturating_duration_since(now).as_secs_f64();
+        (self.offered - left * QUOTA_CORES, self.busy - left)
     }
 }
 
 impl Played {
     fn new(now: Instant, startup_delay: Duration) -> Self {
-        let core = Arc::new(Semaphore::new(1));
-        Self { started: now, ready_at: now + startup_delay, state: Arc::default(), core }
+        let fluid = Fluid {
+            busy_until: now,
+            offered: 0.0,
+            busy: 0.0,
+            in_flight: 0,
+            completed: 0,
+            request_seconds: 0.0,
+        };
+        Self { started: now, ready_at: now + startup_delay, state: Arc::new(Mutex::new(fluid)) }
     }
 
     fn text(&self, now: Instant) -> String {
-        let state = *self.state.lock();
-        let uptime = (now - self.started).as_secs_f64();
-        let worked = state.worked_until(now);
+        let fluid = *self.state.lock();
+        let uptime = now.saturating_duration_since(self.started).as_secs_f64();
+        let (used, saturated) = fluid.spent(now);
+        let labels = r#"endpoint="POST /cpu",error_type="",status_code="200""#;
+        let (completed, seconds) = (fluid.completed, fluid.request_seconds);
         let mut text = String::new();
         for (family, kind, value) in [
-            ("process_cpu_seconds_total", "counter", IDLE_CORES * uptime + QUOTA_CORES * worked),
+            ("process_cpu_seconds_total", "counter", IDLE_CORES.mul_add(uptime, used)),
             ("cgroup_cpu_limit_cores", "gauge", QUOTA_CORES),
             ("cgroup_cpu_periods_total", "counter", uptime * PERIODS_PER_SECOND),
-            ("cgroup_cpu_throttled_periods_total", "counter", worked * PERIODS_PER_SECOND),
-            ("cgroup_cpu_throttled_seconds_total", "counter", worked * (1.0 - QUOTA_CORES)),
-            ("tokio_alive_tasks", "gauge", f64::from(state.in_flight)),
+            ("cgroup_cpu_throttled_periods_total", "counter", saturated * PERIODS_PER_SECOND),
+            ("cgroup_cpu_throttled_seconds_total", "counter", saturated * (1.0 - QUOTA_CORES)),
+            ("tokio_alive_tasks", "gauge", f64::from(fluid.in_flight)),
         ] {
             // Writing to a String cannot fail.
             let _ = writeln!(text, "# TYPE {family} {kind}\n{family} {value}");
         }
-        let in_flight = state.in_flight;
         let _ = writeln!(
             text,
             "# TYPE http_server_requests_in_flight gauge\n\
-             http_server_requests_in_flight{{endpoint=\"POST /cpu\"}} {in_flight}\n\
-             # TYPE http_server_request_duration_seconds histogram"
+             http_server_requests_in_flight{{endpoint=\"POST /cpu\"}} {}\n\
+             # TYPE http_server_request_duration_seconds histogram\n\
+             http_server_request_duration_seconds_bucket{{{labels},le=\"+Inf\"}} {completed}\n\
+             http_server_request_duration_seconds_sum{{{labels}}} {seconds}\n\
+             http_server_request_duration_seconds_count{{{labels}}} {completed}",
+            fluid.in_flight,
         );
-        for (outcome, Ended { count, seconds }) in [
-            (r#"error_type="",status_code="200""#, state.completed),
-            (r#"error_type="client_disconnected",status_code="""#, state.given_up),
-        ] {
-            let labels = format!(r#"endpoint="POST /cpu",{outcome}"#);
-            let _ = writeln!(
-                text,
-                "http_server_request_duration_seconds_bucket{{{labels},le=\"+Inf\"}} {count}\n\
-                 http_server_request_duration_seconds_sum{{{labels}}} {seconds}\n\
-                 http_server_request_duration_seconds_count{{{labels}}} {count}"
-            );
-        }
         text
-    }
-
-    /// Does the work, when its turn comes; stops where the caller gives up.
-    async fn work(&self, work: Duration) {
-        let arrived = Instant::now();
-        self.state.lock().in_flight += 1;
-        let mut request = InFlight { pod: self.clone(), arrived, is_done: false };
-        let _core = self.core.acquire().await.expect("the semaphore is never closed");
-        let since = Instant::now();
-        self.state.lock().working_since = Some(since);
-        let _working = Working(self.clone());
-        sleep_until(since + work.div_f64(QUOTA_CORES)).await;
-        request.is_done = true;
     }
 }
 
@@ -205,7 +171,11 @@ struct Work {
 }
 
 async fn work(State(pod): State<Played>, Query(Work { milliseconds }): Query<Work>) {
-    pod.work(Duration::from_millis(milliseconds) + OVERHEAD).await;
+    let arrived = Instant::now();
+    let work = Duration::from_millis(milliseconds) + OVERHEAD;
+    let done = pod.state.lock().arrive(arrived, work);
+    sleep_until(done).await;
+    pod.state.lock().complete(arrived.elapsed());
 }
 
 async fn metrics(State(pod): State<Played>) -> String {
@@ -213,20 +183,16 @@ async fn metrics(State(pod): State<Played>) -> String {
 }
 
 #[test]
-fn a_played_pod_works_at_its_quota_and_never_begins_what_was_given_up() {
-    run(async {
-        let pod = Played::new(Instant::now(), Duration::ZERO);
-        let work = || pod.work(Duration::from_millis(10));
-        // Polled in this order, so that the second waits for the first.
-        let (_, second, _) =
-            tokio::join!(work(), timeout(Duration::from_millis(50), work()), work());
-        anyhow::ensure!(second.is_err(), "it was done before its turn");
-        let state = *pod.state.lock();
-        // 10 ms of CPU at 5 % of a core are 200 ms; the second was given up before its turn.
-        let seconds = state.worked.as_secs_f64();
-        anyhow::ensure!((0.4..0.5).contains(&seconds), "{seconds}");
-        anyhow::ensure!(state.in_flight == 0 && state.completed.count == 2, "{state:?}");
-        anyhow::ensure!(state.given_up.count == 1, "{state:?}");
-        Ok(())
-    });
+fn a_played_pod_works_at_its_quota_and_no_faster() {
+    let start = Instant::now();
+    let pod = Played::new(start, Duration::ZERO);
+    let mut fluid = *pod.state.lock();
+    let first = fluid.arrive(start, Duration::from_millis(5));
+    let second = fluid.arrive(start, Duration::from_millis(5));
+    assert_eq!(first - start, Duration::from_millis(100));
+    assert_eq!(second - start, Duration::from_millis(200));
+    let (used, saturated) = fluid.spent(start + Duration::from_millis(150));
+    assert!((used - 0.0075).abs() < 1e-9 && (saturated - 0.15).abs() < 1e-9, "{used} {saturated}");
+    let (used, saturated) = fluid.spent(start + Duration::from_secs(9));
+    assert!((used - 0.01).abs() < 1e-9 && (saturated - 0.2).abs() < 1e-9, "{used} {saturated}");
 }
