@@ -14,7 +14,6 @@ mod support {
     pub(crate) mod kubelet;
     pub(crate) mod load;
     pub(crate) mod pki;
-    pub(crate) mod played_pod;
     pub(crate) mod process;
     pub(crate) mod programs;
     pub(crate) mod shared;
