@@ -201,7 +201,7 @@ fn losing_the_driving_signal_keeps_the_replicas() {
             )
         };
         let exporter = Exporter::new(&cluster.plane, namespace, &both(45))?;
-        create(client.clone(), namespace, exporter.deployment(NAME, 1)?).await?;
+        create(client.clone(), namespace, exporter.deployment(NAME, 1)).await?;
         let signals = json!([
             {"name": "tasks", "base": "0", "tasks": {"threshold": "100"}},
             {"name": "queue", "metric": {"name": "queue_depth", "aggregate": "Max", "threshold": "10"}},
