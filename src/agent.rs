@@ -169,6 +169,7 @@ impl AgentBuilder {
             },
             server_metrics,
             collectors,
+            polls: pprof::block::Watcher::new(&service_runtime, clock.now().monotonic),
             clock,
             stop: stop.clone(),
         };

@@ -7,6 +7,7 @@
 //! Two differences from Go are meant: a bad `seconds` of `profile` is refused instead of read as 30, and the profile
 //! carries the service's name and version as comments.
 
+pub mod block;
 mod cpu;
 mod elf;
 mod endpoints;
@@ -16,11 +17,17 @@ mod mappings;
 mod paths;
 mod profile;
 mod ring;
+mod sampler;
 mod symbols;
-#[expect(unsafe_code, reason = "memfd, mallctl and clocks have no safe interface")]
+#[expect(unsafe_code, reason = "memfd, mallctl, clocks, timers and signals have no safe interface")]
 mod sys;
 
+#[cfg(feature = "agent")]
+pub(crate) use cpu::encode_slices as encode_cpu;
 pub use endpoints::routes;
+#[cfg(feature = "agent")]
+pub(crate) use sampler::{Pace, Slice as CpuSlice, Subscription as CpuSubscription};
+pub use sampler::samples_lost;
 pub use sys::thread_cpu_time;
 
 /// Who is profiled: stands in every profile as comments.
@@ -35,7 +42,7 @@ pub struct Service {
 /// Why there is no profile.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CaptureError {
-    /// Go's words, which tools look for.
+    /// Another profiler has the signal, or too many captures run. Go's words, which tools look for.
     #[error("Could not enable CPU profiling: cpu profiling already in use")]
     CpuInUse,
     /// The sampler did not start.
@@ -76,31 +83,11 @@ pub(crate) enum CaptureError {
     Lost,
 }
 
-/// Stub until the sampler is merged.
-#[derive(Clone, Debug)]
-pub(crate) struct CpuSample {
-    pub(crate) frames: std::sync::Arc<[usize]>,
-    pub(crate) nanos: u64,
-}
-impl CpuSample {
-    pub(crate) fn bytes(&self) -> usize {
-        size_of::<Self>() + 8 * self.frames.len()
-    }
-}
-#[derive(Clone, Debug)]
-pub(crate) struct TaskCount;
-pub(crate) fn encode_cpu<'a>(
-    _: &Service,
-    samples: impl Iterator<Item = &'a CpuSample>,
-    _: crate::time::Timestamp,
-    _: std::time::Duration,
-) -> Vec<u8> {
-    samples.map(|s| s.nanos as u8).collect()
-}
-pub(crate) fn encode_task_counts(_: &Service, _: &[TaskCount]) -> Vec<u8> {
-    Vec::new()
-}
 /// The memory in use now, as the endpoint `heap` gives it.
+///
+/// # Errors
+/// As the endpoint: jemalloc is not the allocator, or does not profile.
+#[cfg(feature = "agent")]
 pub(crate) fn heap_profile(service: &Service) -> Result<Vec<u8>, CaptureError> {
     let view = heap::HeapView::InUse;
     let snapshot = heap::snapshot(view)?;

@@ -14,6 +14,7 @@ mod support {
     pub(crate) mod kubelet;
     pub(crate) mod load;
     pub(crate) mod pki;
+    pub(crate) mod played;
     pub(crate) mod process;
     pub(crate) mod programs;
     pub(crate) mod shared;

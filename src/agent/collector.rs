@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 
+use crate::pprof;
 use crate::signals::catalogue::families;
 use crate::signals::{CATALOGUE, Collectors, Family, FamilyKind, Snapshot};
 use crate::telemetry::error_chain;
@@ -88,6 +89,9 @@ impl Collector for SignalCollector {
         for (source, outcome) in snapshot.sources() {
             let available = f64::from(u8::from(outcome.is_ok()));
             found.add(&families::AGENT_SOURCE_AVAILABLE, &[source], available, None);
+        }
+        for (reason, lost) in pprof::samples_lost() {
+            found.add(&families::AGENT_PROFILE_SAMPLES_LOST, &[reason], lost as f64, None);
         }
         found.add(&families::AGENT_INFO, &[&self.service, env!("CARGO_PKG_VERSION")], 1.0, None);
         let took = self.clock.now().monotonic.since(now.monotonic).as_secs_f64();

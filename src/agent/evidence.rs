@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::pprof::{self, CpuSample, TaskCount};
+use crate::pprof::{self, CpuSlice, CpuSubscription, Pace};
 use crate::signals::{Family, Snapshot};
 use crate::time::{Clock, Now, Timestamp};
 
@@ -91,6 +91,9 @@ struct Shared {
     service: pprof::Service,
     clock: Clock,
     state: Mutex<State>,
+    /// `None` with the ring off, or while another profiler has the signal.
+    cpu: Mutex<Option<CpuSubscription>>,
+    is_off: bool,
     directory: Option<Directory>,
     /// Held while a capture is encoded and written: one at a time.
     encoding: Mutex<()>,
@@ -114,6 +117,7 @@ struct Work {
 
 impl Evidence {
     pub(super) fn new(service: pprof::Service, clock: Clock, options: EvidenceOptions) -> Self {
+        let is_off = options.is_off();
         let directory = options.directory.map(Directory::new);
         let state = State {
             ring: EvidenceRing::new(options.ring),
@@ -123,23 +127,19 @@ impl Evidence {
             former: clock.now().wall,
         };
         let (state, encoding) = (Mutex::new(state), Mutex::new(()));
-        Self(Arc::new(Shared { service, clock, state, directory, encoding }))
+        let cpu = Mutex::new(None);
+        Self(Arc::new(Shared { service, clock, state, cpu, is_off, directory, encoding }))
     }
 
     /// Takes what a tick saw. Captures that are due are encoded on a thread of the runtime this is called in.
-    pub(super) fn tick(
-        &self,
-        now: Now,
-        snapshot: &Snapshot,
-        cpu: Vec<CpuSample>,
-        tasks: Vec<TaskCount>,
-    ) {
+    pub(super) fn tick(&self, now: Now, snapshot: &Snapshot) {
+        let cpu = self.0.take_cpu();
         let mut work = Vec::new();
         {
             let mut state = self.0.state.lock();
             let values = state.series.values(snapshot);
             let since = std::mem::replace(&mut state.former, now.wall);
-            let slice = Arc::new(Slice { since, until: now, cpu, tasks, values });
+            let slice = Arc::new(Slice { since, until: now, cpu, values });
             state.ring.push(slice.clone());
             work.extend(state.captures.add(&slice));
             for reason in state.rules.fired(&slice) {
@@ -175,6 +175,19 @@ impl State {
 }
 
 impl Shared {
+    /// What was sampled since the last tick. The sampler starts with the first, and is tried again while it does not.
+    fn take_cpu(&self) -> CpuSlice {
+        let mut cpu = self.cpu.lock();
+        if cpu.is_none() && !self.is_off {
+            *cpu = CpuSubscription::start(Pace::Background)
+                .inspect_err(|error| {
+                    tracing::debug!(error = error as &dyn std::error::Error, "no CPU samples");
+                })
+                .ok();
+        }
+        cpu.as_ref().map(CpuSubscription::take).unwrap_or_default()
+    }
+
     /// Encodes what a capture has so far. Blocks for about 20 ms.
     fn encode(&self, work: &Work) {
         let _alone = self.encoding.lock();
@@ -203,10 +216,9 @@ fn encode(service: &pprof::Service, slices: &[Arc<Slice>]) -> (Vec<File>, Vec<St
     let mut files = vec![File::new("signals.json", signals(slices))];
     if let (Some(first), Some(last)) = (slices.first(), slices.last()) {
         let duration = last.until.wall.since(first.since);
-        let samples = slices.iter().flat_map(|slice| &slice.cpu);
+        let samples = slices.iter().map(|slice| &slice.cpu);
         let cpu = pprof::encode_cpu(service, samples, first.since, duration);
         files.push(File::new("profile", cpu));
-        files.push(File::new("tasks", pprof::encode_task_counts(service, &last.tasks)));
     } else {
         missing.push("the ring was empty".to_owned());
     }

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::evidence::Evidence;
 use super::server::{self, Routes, ServerMetrics};
+use crate::pprof;
 use crate::probes::Beat;
 use crate::signals::Collectors;
 use crate::signals::allocator::Jemalloc;
@@ -35,6 +36,7 @@ pub(super) struct AgentThread {
     pub(super) routes: Routes,
     pub(super) server_metrics: ServerMetrics,
     pub(super) collectors: Arc<Mutex<Collectors>>,
+    pub(super) polls: pprof::block::Watcher,
     pub(super) clock: Clock,
     pub(super) stop: CancellationToken,
 }
@@ -88,6 +90,7 @@ impl AgentThread {
             };
             tokio::select! {
                 () = tick(self.collectors, self.clock, beat, evidence) => {}
+                () = watch_polls(self.polls, self.clock) => {}
                 () = serve => {}
             }
         });
@@ -107,7 +110,15 @@ async fn tick(collectors: Arc<Mutex<Collectors>>, clock: Clock, beat: Beat, evid
             collectors.tick(now);
             collectors.collect(now)
         };
-        evidence.tick(now, &snapshot, Vec::new(), Vec::new());
+        evidence.tick(now, &snapshot);
         beat.beat();
+    }
+}
+
+/// Looks for polls that hold a worker, for the profile `block`.
+async fn watch_polls(mut polls: pprof::block::Watcher, clock: Clock) {
+    loop {
+        let next = polls.look(clock.now().monotonic);
+        tokio::time::sleep(next).await;
     }
 }

@@ -1,13 +1,16 @@
 //! What this thread works on right now, for samplers to read: the endpoint, the task and the trace of the request.
 //!
 //! In: the layer and the futures that poll a request or a task. Out: labels of CPU and heap samples, which `go tool pprof`
-//! shows as tags. Never: a lock or an allocation when they are set or read. They may be read in a signal handler that
+//! shows as tags. Never: a lock or an allocation when they are read, nor when they are set but for the first time on a
+//! thread. They may be read in a signal handler that
 //! interrupts their being set: such a sample has no labels instead of mixed ones.
 
 use std::cell::Cell;
 use std::sync::atomic::{Ordering, compiler_fence};
 
 use parking_lot::Mutex;
+
+use super::block::workers;
 
 /// A label's value, kept for the life of the program. There are few: endpoints are bounded, spawn sites stand in the code.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -23,6 +26,16 @@ impl Name {
     /// No label.
     pub const NONE: Self = Self(0);
     const OTHER: Self = Self(1);
+
+    /// For a place that holds only numbers.
+    pub(super) const fn index(self) -> u32 {
+        self.0
+    }
+
+    /// The name that [`Self::index`] told.
+    pub(super) const fn from_index(index: u32) -> Self {
+        Self(index)
+    }
 
     /// The name of that text, a new one if there is none. Takes a lock and looks through all names: for set-up.
     #[must_use]
@@ -65,6 +78,12 @@ pub struct Labels {
 impl Labels {
     /// Labels nothing.
     pub const NONE: Self = Self { endpoint: Name::NONE, task: Name::NONE, trace: 0 };
+
+    /// Endpoint, task and trace id as tags have them: the last in hex, as W3C writes it; empty for none.
+    pub(super) fn texts(&self) -> (String, String, String) {
+        let trace = if self.trace == 0 { String::new() } else { format!("{:032x}", self.trace) };
+        (self.endpoint.text(), self.task.text(), trace)
+    }
 }
 
 struct Slot {
@@ -89,6 +108,8 @@ pub struct Labelled {
 impl Labelled {
     /// Changes this thread's labels: `change` gets the present ones, so that a request keeps its task's label.
     pub fn enter(change: impl FnOnce(Labels) -> Labels) -> Self {
+        // Whoever polls with labels runs on a worker: the profile `block` wants to know which.
+        workers::note_this_thread();
         let former = SLOT.with(|slot| slot.labels.get());
         set(change(former));
         Self { former, not_send: std::marker::PhantomData }

@@ -38,6 +38,15 @@ pub(super) struct Meaning {
 /// Which frames at the leaf belong to the machinery of the measurement and are left out.
 pub(super) type IsMachinery = fn(&Function) -> bool;
 
+/// What `go tool pprof -tags` shows of a sample, by key.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Tags<'a> {
+    /// Words.
+    pub texts: &'a [(&'a str, &'a str)],
+    /// Numbers without a unit.
+    pub numbers: &'a [(&'a str, i64)],
+}
+
 /// Collects samples into one message.
 #[derive(Debug)]
 pub(super) struct ProfileBuilder {
@@ -123,16 +132,37 @@ impl ProfileBuilder {
         self.profile.sample.last_mut().expect("one was just pushed")
     }
 
-    /// As [`Self::sample`], with a text label.
-    pub(super) fn labelled_sample(
-        &mut self,
-        stack: &[u64],
-        values: Vec<i64>,
-        key: &str,
-        value: &str,
-    ) {
-        let label = Label { key: self.string(key), str: self.string(value), ..Label::default() };
-        self.sample(stack, values, |_| false).label.push(label);
+    /// As [`Self::sample`], with tags. Those with an empty text are left out.
+    pub(super) fn tagged_sample(&mut self, stack: &[u64], values: Vec<i64>, tags: &Tags<'_>) {
+        let label = self.labels(tags);
+        self.sample(stack, values, |_| false).label = label;
+    }
+
+    /// Values of which no stack is known; `name` stands for the function.
+    pub(super) fn stackless_sample(&mut self, name: &str, values: Vec<i64>, tags: &Tags<'_>) {
+        let text = name.to_owned();
+        let function =
+            Function { name: text.clone(), system_name: text, file: String::new(), line: 0 };
+        let location_id = vec![self.location(0, 0, &[function])];
+        let label = self.labels(tags);
+        self.profile.sample.push(Sample { location_id, value: values, label });
+    }
+
+    fn labels(&mut self, tags: &Tags<'_>) -> Vec<Label> {
+        let texts = tags.texts.iter().filter(|(_, value)| !value.is_empty());
+        let mut labels: Vec<Label> = texts
+            .map(|(key, value)| Label {
+                key: self.string(key),
+                str: self.string(value),
+                ..Label::default()
+            })
+            .collect();
+        labels.extend(tags.numbers.iter().map(|(key, num)| Label {
+            key: self.string(key),
+            num: *num,
+            ..Label::default()
+        }));
+        labels
     }
 
     /// The message, gzipped: the payload of every endpoint.

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::pprof::{CpuSample, TaskCount};
+use crate::pprof::CpuSlice;
 use crate::time::{Now, Timestamp};
 
 /// What the ring may hold.
@@ -30,8 +30,7 @@ impl Default for RingLimits {
 pub(in crate::agent) struct Slice {
     pub(in crate::agent) since: Timestamp,
     pub(in crate::agent) until: Now,
-    pub(in crate::agent) cpu: Vec<CpuSample>,
-    pub(in crate::agent) tasks: Vec<TaskCount>,
+    pub(in crate::agent) cpu: CpuSlice,
     pub(in crate::agent) values: Vec<SliceValue>,
 }
 
@@ -47,11 +46,7 @@ pub(in crate::agent) struct SliceValue {
 impl Slice {
     /// What it takes in memory, its shared parts included.
     fn bytes(&self) -> usize {
-        let cpu: usize = self.cpu.iter().map(CpuSample::bytes).sum();
-        size_of::<Self>()
-            + cpu
-            + self.tasks.len() * size_of::<TaskCount>()
-            + self.values.len() * size_of::<SliceValue>()
+        size_of::<Self>() + self.cpu.bytes() + self.values.len() * size_of::<SliceValue>()
     }
 }
 

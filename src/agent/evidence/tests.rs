@@ -19,7 +19,7 @@ fn slice(second: u64, values: &[(&'static str, f64)]) -> Arc<Slice> {
     };
     let values = values.iter().map(value).collect();
     let since = at(second.saturating_sub(1)).wall;
-    Arc::new(Slice { since, until: at(second), cpu: Vec::new(), tasks: Vec::new(), values })
+    Arc::new(Slice { since, until: at(second), cpu: CpuSlice::default(), values })
 }
 
 fn seconds(slices: &[Arc<Slice>]) -> Vec<u64> {
@@ -176,7 +176,7 @@ async fn a_pinned_window_is_listed_read_and_outlives_a_restart_on_disk() {
     let evidence = Evidence::new(service.clone(), clock, options.clone());
     let mut snapshot = Snapshot::default();
     snapshot.push(&crate::signals::catalogue::families::TOKIO_ALIVE_TASKS, 42.0);
-    evidence.tick(clock.now(), &snapshot, Vec::new(), Vec::new());
+    evidence.tick(clock.now(), &snapshot);
 
     let (status, pinned) =
         ask(&evidence, "POST", "/debug/headroom/capture?after=0&reason=slow").await;
@@ -186,7 +186,7 @@ async fn a_pinned_window_is_listed_read_and_outlives_a_restart_on_disk() {
     let (_, signals) = ask(&evidence, "GET", "/debug/headroom/capture/0/signals.json").await;
     assert_eq!(signals["series"][0]["name"], "tokio_alive_tasks");
     assert_eq!(signals["series"][0]["points"][0][1], 42.0);
-    evidence.tick(clock.now(), &snapshot, Vec::new(), Vec::new());
+    evidence.tick(clock.now(), &snapshot);
     let (_, list) = ask(&evidence, "GET", "/debug/headroom/capture").await;
     assert_eq!(
         (&list["ring"]["slices"], &list["captures"][0]["state"]),

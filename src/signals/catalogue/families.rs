@@ -10,6 +10,9 @@ pub(super) const ALL: &[Family] = &[
     TOKIO_SATURATION_RATIO,
     TOKIO_BLOCKED_WORKERS,
     TOKIO_SCHEDULING_DELAY,
+    TOKIO_WORKER_BUSY,
+    TOKIO_WORKER_CPU,
+    TOKIO_WORKER_RUNQUEUE_WAIT,
     HEAP_ALLOCATED,
     HEAP_ACTIVE,
     HEAP_RESIDENT,
@@ -18,6 +21,7 @@ pub(super) const ALL: &[Family] = &[
     PROCESS_CPU,
     PROCESS_RESIDENT_MEMORY,
     PROCESS_VIRTUAL_MEMORY,
+    PROCESS_VIRTUAL_MEMORY_MAX,
     PROCESS_OPEN_FDS,
     PROCESS_MAX_FDS,
     PROCESS_START_TIME,
@@ -40,6 +44,7 @@ pub(super) const ALL: &[Family] = &[
     AGENT_COLLECTION_SECONDS,
     AGENT_REQUESTS_FOLDED,
     AGENT_CONNECTIONS_EVICTED,
+    AGENT_PROFILE_SAMPLES_LOST,
     HOST_MEMORY_AVAILABLE,
     HOST_CPU_COUNT,
 ];
@@ -89,13 +94,40 @@ pub const TOKIO_BLOCKED_WORKERS: Family = Family {
     source: "tokio worker_total_busy_duration and worker_park_unpark_count, sampled every second",
 };
 
-/// Worst lateness of a task woken every 100 ms, over the last 5 seconds, a wake that is overdue included.
+/// Worst lateness of a task woken every 100 ms (10 ms while saturated) over the last 5 seconds, overdue wakes included.
 pub const TOKIO_SCHEDULING_DELAY: Family = Family {
     name: "tokio_scheduling_delay_seconds",
     kind: FamilyKind::Gauge,
     labels: &[],
-    help: "Worst lateness of a task woken every 100 ms, over the last 5 seconds, a wake that is overdue included",
+    help: "Worst lateness of a task woken every 100 ms (10 ms while saturated) over the last 5 seconds, overdue wakes included",
     source: "a task on the service's runtime",
+};
+
+/// Seconds that the worker was busy since the agent started, a poll that still runs included.
+pub const TOKIO_WORKER_BUSY: Family = Family {
+    name: "tokio_worker_busy_seconds_total",
+    kind: FamilyKind::Counter,
+    labels: &["worker"],
+    help: "Seconds that the worker was busy since the agent started, a poll that still runs included",
+    source: "tokio worker_total_busy_duration and worker_park_unpark_count, sampled every second",
+};
+
+/// Seconds that the worker's thread was on a core.
+pub const TOKIO_WORKER_CPU: Family = Family {
+    name: "tokio_worker_cpu_seconds_total",
+    kind: FamilyKind::Counter,
+    labels: &["worker"],
+    help: "Seconds that the worker's thread was on a core",
+    source: "/proc/self/task/*/schedstat, first field",
+};
+
+/// Seconds that the worker's thread was ready to run and waited for a core.
+pub const TOKIO_WORKER_RUNQUEUE_WAIT: Family = Family {
+    name: "tokio_worker_runqueue_wait_seconds_total",
+    kind: FamilyKind::Counter,
+    labels: &["worker"],
+    help: "Seconds that the worker's thread was ready to run and waited for a core",
+    source: "/proc/self/task/*/schedstat, second field",
 };
 
 /// Bytes that the service has allocated and not freed.
@@ -131,7 +163,7 @@ pub const HEAP_ALLOCATION_BYTES: Family = Family {
     kind: FamilyKind::Counter,
     labels: &[],
     help: "Bytes that the service has asked its allocator for since start",
-    source: "headroom::agent::Jemalloc as global allocator",
+    source: "headroom::agent::Jemalloc as global allocator, else jemalloc's nrequests of each size class",
 };
 
 /// Allocations since start.
@@ -140,7 +172,7 @@ pub const HEAP_ALLOCATIONS: Family = Family {
     kind: FamilyKind::Counter,
     labels: &[],
     help: "Allocations since start",
-    source: "headroom::agent::Jemalloc as global allocator",
+    source: "headroom::agent::Jemalloc as global allocator, else jemalloc's nrequests of each size class",
 };
 
 /// CPU time of the process, user and system, in seconds.
@@ -168,6 +200,15 @@ pub const PROCESS_VIRTUAL_MEMORY: Family = Family {
     labels: &[],
     help: "Virtual memory of the process in bytes",
     source: "/proc/self/stat",
+};
+
+/// Limit of virtual memory in bytes, absent without one.
+pub const PROCESS_VIRTUAL_MEMORY_MAX: Family = Family {
+    name: "process_virtual_memory_max_bytes",
+    kind: FamilyKind::Gauge,
+    labels: &[],
+    help: "Limit of virtual memory in bytes, absent without one",
+    source: "/proc/self/limits",
 };
 
 /// Open file descriptors.
@@ -224,39 +265,39 @@ pub const CGROUP_CPU_USAGE: Family = Family {
     source: "cpu.stat usage_usec (v2), cpuacct.usage (v1)",
 };
 
-/// Seconds that the cgroup's threads were throttled, summed over cores.
+/// Seconds that threads were throttled in the cgroup with the least quota, summed over cores.
 pub const CGROUP_CPU_THROTTLED: Family = Family {
     name: super::CGROUP_THROTTLED,
     kind: FamilyKind::Counter,
     labels: &[],
-    help: "Seconds that the cgroup's threads were throttled, summed over cores",
+    help: "Seconds that threads were throttled in the cgroup with the least quota, summed over cores",
     source: "cpu.stat throttled_usec (v2), throttled_time (v1)",
 };
 
-/// Enforcement periods of the CPU quota that have passed.
+/// Enforcement periods of the least CPU quota that have passed.
 pub const CGROUP_CPU_PERIODS: Family = Family {
     name: super::CGROUP_PERIODS,
     kind: FamilyKind::Counter,
     labels: &[],
-    help: "Enforcement periods of the CPU quota that have passed",
+    help: "Enforcement periods of the least CPU quota that have passed",
     source: "cpu.stat nr_periods",
 };
 
-/// Enforcement periods in which the cgroup was throttled.
+/// Enforcement periods in which the cgroup with the least quota was throttled.
 pub const CGROUP_CPU_THROTTLED_PERIODS: Family = Family {
     name: super::CGROUP_THROTTLED_PERIODS,
     kind: FamilyKind::Counter,
     labels: &[],
-    help: "Enforcement periods in which the cgroup was throttled",
+    help: "Enforcement periods in which the cgroup with the least quota was throttled",
     source: "cpu.stat nr_throttled",
 };
 
-/// CPU quota of the cgroup in cores, absent without one.
+/// Least CPU quota of the cgroup and its visible ancestors in cores, absent without one.
 pub const CGROUP_CPU_LIMIT: Family = Family {
     name: super::CGROUP_CPU_LIMIT,
     kind: FamilyKind::Gauge,
     labels: &[],
-    help: "CPU quota of the cgroup in cores, absent without one",
+    help: "Least CPU quota of the cgroup and its visible ancestors in cores, absent without one",
     source: "cpu.max (v2), cpu.cfs_quota_us and cpu.cfs_period_us (v1)",
 };
 
@@ -269,13 +310,13 @@ pub const CGROUP_MEMORY_WORKING_SET: Family = Family {
     source: "memory.current (v2), memory.usage_in_bytes (v1), memory.stat",
 };
 
-/// Memory limit of the cgroup in bytes, absent without one.
+/// Least memory limit of the cgroup and its visible ancestors in bytes, absent without one.
 pub const CGROUP_MEMORY_LIMIT: Family = Family {
     name: "cgroup_memory_limit_bytes",
     kind: FamilyKind::Gauge,
     labels: &[],
-    help: "Memory limit of the cgroup in bytes, absent without one",
-    source: "memory.max (v2), memory.limit_in_bytes (v1)",
+    help: "Least memory limit of the cgroup and its visible ancestors in bytes, absent without one",
+    source: "memory.max (v2), memory.stat hierarchical_memory_limit (v1)",
 };
 
 /// Times that the cgroup's memory met a boundary, by event: low, high, max, oom, oom_kill, oom_group_kill.
@@ -366,6 +407,15 @@ pub const AGENT_CONNECTIONS_EVICTED: Family = Family {
     labels: &[],
     help: "Connections to the agent closed to make room for a new one",
     source: "the agent",
+};
+
+/// CPU samples that no profile has or that are not whole, by reason.
+pub const AGENT_PROFILE_SAMPLES_LOST: Family = Family {
+    name: "headroom_agent_profile_samples_lost_total",
+    kind: FamilyKind::Counter,
+    labels: &["reason"],
+    help: "CPU samples that no profile has (ring_full, stacks_full, no_timer) or that are not whole (callers_unknown, stack_cut)",
+    source: "the CPU sampler",
 };
 
 /// Memory of the machine that can be had without swapping, in bytes.
