@@ -14,12 +14,14 @@ pub mod allocator;
 pub mod canary;
 pub mod catalogue;
 pub mod cgroup;
+pub mod exponential;
 pub mod host;
 mod kernel_file;
 pub mod process;
 pub mod psi;
 pub mod runtime;
 pub mod saturation;
+pub mod sharded;
 mod snapshot;
 mod sys;
 
