@@ -46,6 +46,7 @@ pub use http_layer::{HttpLayer, HttpService, ObservedResponse};
 pub use jemalloc::MALLOC_CONF;
 
 use collector::SignalCollector;
+use exposition::{Exposition, Format};
 use server::ServerMetrics;
 
 /// The port of the agent unless the service names another.
@@ -125,10 +126,12 @@ impl AgentBuilder {
 
         let server_metrics = ServerMetrics::register(&registry)?;
 
+        let exposition = Exposition::new(registry.clone(), http_layer.clone());
         let stop = CancellationToken::new();
         let part = thread::AgentThread {
             listener,
-            registry: registry.clone(),
+            exposition: exposition.clone(),
+            http_layer: http_layer.clone(),
             server_metrics,
             collectors,
             clock,
@@ -138,7 +141,8 @@ impl AgentBuilder {
         };
         let thread = spawn(part)?;
         tracing::info!(address = %local_addr, "the agent serves");
-        Ok(Agent { local_addr, registry, progress, http_layer, stop, thread: Some(thread) })
+        let thread = Some(thread);
+        Ok(Agent { local_addr, registry, exposition, progress, http_layer, stop, thread })
     }
 }
 
@@ -159,6 +163,7 @@ fn spawn(part: thread::AgentThread) -> Result<JoinHandle<()>, AgentError> {
 pub struct Agent {
     local_addr: SocketAddr,
     registry: Registry,
+    exposition: Exposition,
     progress: Progress,
     http_layer: HttpLayer,
     stop: CancellationToken,
@@ -182,10 +187,18 @@ impl Agent {
     }
 
     /// The registry behind `/metrics`, for the service's own metrics. A collector registered here runs at every scrape, on a
-    /// thread of the agent: scrapes fail while one takes longer than 2 s.
+    /// thread of the agent: scrapes fail while one takes longer than 2 s. The families of [`HttpLayer`] are in `/metrics`
+    /// but not in [`Registry::gather`].
     #[must_use]
     pub const fn registry(&self) -> &Registry {
         &self.registry
+    }
+
+    /// What `/metrics` answers to that `Accept` header, with its content type, for a service that also serves it elsewhere.
+    #[must_use]
+    pub fn metrics(&self, accept: Option<&str>) -> (&'static str, Vec<u8>) {
+        let format = Format::negotiate(accept);
+        (format.content_type(), self.exposition.body(format))
     }
 
     /// Where the service adds conditions of its readiness and loops of its liveness; the agent's probes answer from it.

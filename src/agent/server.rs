@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use super::collector::options;
-use super::exposition::Format;
+use super::exposition::{Exposition, Format};
 use crate::pprof;
 use crate::probes::Progress;
 use crate::signals::catalogue::families;
@@ -51,10 +51,14 @@ const GATHER_DEADLINE: Duration = Duration::from_secs(2);
 const DRAIN: Duration = Duration::from_millis(500);
 
 /// All routes of the agent.
-pub(super) fn routes(registry: Registry, progress: &Progress, service: &pprof::Service) -> Router {
+pub(super) fn routes(
+    exposition: Exposition,
+    progress: &Progress,
+    service: &pprof::Service,
+) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
-        .with_state(Exposition::new(registry))
+        .with_state(Scrapes { exposition, turn: Arc::new(Semaphore::new(1)) })
         .merge(progress.routes())
         .merge(pprof::routes(service))
 }
@@ -62,34 +66,30 @@ pub(super) fn routes(registry: Registry, progress: &Progress, service: &pprof::S
 /// What a scrape needs. Collectors that the service registered are foreign code, which may wait for a lock that the service
 /// holds: they run on a thread of their own, and one at a time, so that late ones do not pile up.
 #[derive(Clone)]
-struct Exposition {
-    registry: Registry,
+struct Scrapes {
+    exposition: Exposition,
     turn: Arc<Semaphore>,
 }
 
-impl Exposition {
-    fn new(registry: Registry) -> Self {
-        Self { registry, turn: Arc::new(Semaphore::new(1)) }
-    }
-
+impl Scrapes {
     /// Waits for its turn and for the collectors. Those go on when the caller no longer waits, and keep the turn.
-    async fn encoded(self, format: Format) -> Result<String, JoinError> {
+    async fn body(self, format: Format) -> Result<Vec<u8>, JoinError> {
         let turn = self.turn.acquire_owned().await.expect("the semaphore is never closed");
         tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            format.encode(&self.registry.gather())
+            self.exposition.body(format)
         })
         .await
     }
 }
 
-async fn metrics(State(exposition): State<Exposition>, headers: HeaderMap) -> Response {
+async fn metrics(State(scrapes): State<Scrapes>, headers: HeaderMap) -> Response {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     let format = Format::negotiate(accept);
-    match tokio::time::timeout(GATHER_DEADLINE, exposition.encoded(format)).await {
-        Ok(Ok(text)) => {
+    match tokio::time::timeout(GATHER_DEADLINE, scrapes.body(format)).await {
+        Ok(Ok(body)) => {
             let headers = [(header::CONTENT_TYPE, format.content_type()), (header::VARY, "accept")];
-            (headers, text).into_response()
+            (headers, body).into_response()
         }
         Ok(Err(error)) => {
             tracing::error!(error = &error as &dyn std::error::Error, "a collector panicked");

@@ -9,11 +9,12 @@ use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use prometheus::Registry;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use super::exposition::Exposition;
+use super::http_layer::HttpLayer;
 use super::server::{self, ServerMetrics};
 use crate::pprof;
 use crate::probes::{Beat, Progress};
@@ -31,7 +32,8 @@ const BLOCKING_GRACE: Duration = Duration::from_millis(500);
 /// Everything the thread owns.
 pub(super) struct AgentThread {
     pub(super) listener: TcpListener,
-    pub(super) registry: Registry,
+    pub(super) exposition: Exposition,
+    pub(super) http_layer: HttpLayer,
     pub(super) server_metrics: ServerMetrics,
     pub(super) collectors: Arc<Mutex<Collectors>>,
     pub(super) clock: Clock,
@@ -62,7 +64,7 @@ impl AgentThread {
 
     fn serve(self, runtime: &Runtime, started: &SyncSender<io::Result<()>>) {
         let beat = self.progress.add_loop("agent", MAX_SILENCE);
-        let router = server::routes(self.registry, &self.progress, &self.service);
+        let router = server::routes(self.exposition, &self.progress, &self.service);
         runtime.block_on(async {
             let listener = match tokio::net::TcpListener::from_std(self.listener) {
                 Ok(listener) => listener,
@@ -73,21 +75,23 @@ impl AgentThread {
             };
             let _ = started.send(Ok(()));
             tokio::select! {
-                () = tick(self.collectors, self.clock, beat) => {}
+                () = tick(self.collectors, self.http_layer, self.clock, beat) => {}
                 () = server::serve(listener, router, self.server_metrics, self.stop) => {}
             }
         });
     }
 }
 
-async fn tick(collectors: Arc<Mutex<Collectors>>, clock: Clock, beat: Beat) {
+async fn tick(collectors: Arc<Mutex<Collectors>>, http_layer: HttpLayer, clock: Clock, beat: Beat) {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // The first tick is immediate; the collectors have just been started.
     ticks.tick().await;
     loop {
         ticks.tick().await;
-        collectors.lock().tick(clock.now());
+        let now = clock.now();
+        collectors.lock().tick(now);
+        http_layer.tick(now.monotonic);
         beat.beat();
     }
 }

@@ -7,8 +7,8 @@
 //! quantile is off by 4.4 % at most. Bucket `i` holds what is over 2^((i-1)/8) s and at most 2^(i/8) s. There are 256, from 2^-20 s
 //! (0.95 us) to 2^12 s (68 min), one for what is shorter and one for what is longer.
 //!
-//! The bucket is read off the bits of the number of seconds: the exponent is the octave, and in each of 16 equal slices of an
-//! octave lies at most one of its eight bounds.
+//! The bucket is read off the bits of the number of nanoseconds: the highest bit is the octave, and in each of 16 equal slices of
+//! an octave lies at most one of its eight bounds.
 //!
 //! Sources: <https://prometheus.io/docs/specs/native_histograms/>, `exponentialBounds` of Prometheus' `model/histogram`.
 
@@ -40,58 +40,71 @@ const OVERFLOW: usize = POSITIONS - 1;
 /// Where Prometheus counts an infinite value at schema 3: the bucket after the one that ends at the largest `f64`.
 const OVERFLOW_INDEX: i32 = 1024 * 8 + 1;
 
-const MANTISSA_BITS: u32 = 52;
-const OCTAVE: u64 = 1 << MANTISSA_BITS;
-const LOWEST: u64 = 1.0_f64.to_bits() - 20 * OCTAVE;
-const HIGHEST: u64 = LOWEST + OCTAVES as u64 * OCTAVE;
+/// One doubling, in the bits of an `f64`.
+const OCTAVE: u64 = 1 << 52;
 
-/// One sixteenth of an octave.
+/// The bits after the highest that tell a number's slice.
+const SLICE_BITS: u32 = 4;
+const SLICES: usize = 1 << SLICE_BITS;
+
+/// One sixteenth of the numbers from one power of two to the next. At most one bound lies in it.
 #[derive(Clone, Copy)]
 struct Slice {
-    /// Bounds of the octave at or below its start, without the octave's own.
+    /// Bounds between the power of two and the slice.
     before: usize,
-    /// The mantissa of the bound inside of it.
+    /// The bound inside of it, shifted so that its highest bit is set.
     bound: u64,
 }
 
-const SLICES: [Slice; 16] = {
-    let mut slices = [Slice { before: 0, bound: u64::MAX }; 16];
-    let mut slice = 0;
-    while slice < slices.len() {
-        let start = (slice as u64) << (MANTISSA_BITS - 4);
-        let end = start + (1 << (MANTISSA_BITS - 4));
-        let mut bound = 1;
-        while bound < PER_OCTAVE {
-            let mantissa = GROWTH[bound].to_bits() % OCTAVE;
-            if mantissa < start {
-                slices[slice].before = bound;
-            } else if mantissa < end {
-                slices[slice].bound = mantissa;
-            }
-            bound += 1;
-        }
+/// The bounds in nanoseconds between two powers of two. Up to the shift they are the same between any two.
+const BY_SLICE: [Slice; SLICES] = {
+    let mut slices = [Slice { before: 0, bound: u64::MAX }; SLICES];
+    let mut step = 0;
+    while step < PER_OCTAVE {
+        let bound = shifted_bound(step);
+        let mut slice = slice_of(bound);
+        slices[slice].bound = bound;
         slice += 1;
+        while slice < SLICES {
+            slices[slice].before += 1;
+            slice += 1;
+        }
+        step += 1;
     }
     slices
 };
 
-/// The place of a duration among the counts. Without a branch: neighbouring requests fall into different buckets.
-#[inline]
-fn position(nanoseconds: u64) -> usize {
-    let seconds = nanoseconds as f64 / 1e9;
-    // One less, so that a value on a bound falls into the bucket that the bound ends.
-    let bits = seconds.to_bits().saturating_sub(1).clamp(LOWEST - 1, HIGHEST);
-    let above = index(bits - (LOWEST - OCTAVE));
-    let slice = SLICES[(above >> (MANTISSA_BITS - 4)) % SLICES.len()];
-    let after_bound = usize::from(bits % OCTAVE >= slice.bound);
-    (above >> MANTISSA_BITS) * PER_OCTAVE + slice.before + after_bound - (PER_OCTAVE - 1)
+/// 2^(step/8) s in nanoseconds, shifted so that its highest bit is set.
+#[expect(clippy::cast_possible_truncation, reason = "the 64 bits are left that were shifted down")]
+const fn shifted_bound(step: usize) -> u64 {
+    let mantissa = GROWTH[step].to_bits() % OCTAVE + OCTAVE;
+    let nanoseconds = mantissa as u128 * 1_000_000_000;
+    ((nanoseconds << nanoseconds.leading_zeros()) >> 64) as u64
 }
 
-/// The bits as an index; nothing is lost where a pointer has 64 bits.
 #[inline]
-#[expect(clippy::cast_possible_truncation, reason = "allocator and profiler support 64 bits only")]
-const fn index(bits: u64) -> usize {
-    bits as usize
+#[expect(clippy::cast_possible_truncation, reason = "four bits are left")]
+const fn slice_of(shifted: u64) -> usize {
+    (shifted >> (63 - SLICE_BITS)) as usize % SLICES
+}
+
+/// Bounds that lie between 1 ns and the shortest of ours.
+const BELOW: usize = {
+    let second = 1_000_000_000_u64;
+    let shifted = second << second.leading_zeros();
+    let bounds_below = second.ilog2() as usize * PER_OCTAVE + BY_SLICE[slice_of(shifted)].before;
+    bounds_below - 20 * PER_OCTAVE
+};
+
+/// The place of a duration among the counts: how many bounds it is over. Without a branch, since neighbouring requests fall
+/// into different buckets, and without floating point, whose division takes longer than all the rest.
+#[inline]
+fn position(nanoseconds: u64) -> usize {
+    let zeros = (nanoseconds | 1).leading_zeros();
+    let shifted = nanoseconds << zeros;
+    let slice = BY_SLICE[slice_of(shifted)];
+    let over = (63 - zeros) as usize * PER_OCTAVE + slice.before;
+    (over + usize::from(shifted > slice.bound)).saturating_sub(BELOW).min(OVERFLOW)
 }
 
 /// The upper bound of a place, in seconds.
