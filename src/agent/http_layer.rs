@@ -284,6 +284,37 @@ mod tests {
         );
     }
 
+    #[test]
+    fn outcomes_past_the_limit_count_as_those_of_other() {
+        let layer = layer();
+        let status = |code| Outcome::of_status(StatusCode::from_u16(code).expect("a status"));
+        let codes = 200..200 + 21;
+        for path in (0..50).map(|index| format!("/path{index}")) {
+            let endpoint = layer.0.of(&http::Method::GET, Some(&path));
+            for code in codes.clone() {
+                endpoint.start();
+                endpoint.finish(status(code), |series| {
+                    series.histogram.record(std::time::Duration::from_millis(1));
+                });
+            }
+        }
+        // 50 times 21 outcomes, of which 1000 found room.
+        let folded = "headroom_agent_http_requests_folded_total 50";
+        assert_eq!(samples(&layer, "headroom_agent_http_requests_folded_total"), [folded]);
+        let counts = samples(&layer, COUNT);
+        let of_other: f64 = counts
+            .iter()
+            .filter(|line| line.contains("endpoint=\"other\""))
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum();
+        assert!((of_other - 50.0).abs() < 1e-9, "{of_other}");
+        assert!(
+            samples(&layer, "http_server_requests_in_flight{")
+                .iter()
+                .all(|line| line.ends_with(" 0"))
+        );
+    }
+
     #[tokio::test]
     async fn time_inside_polls_is_busy_time_and_waiting_is_not() {
         let layer = layer();

@@ -120,30 +120,33 @@ impl Endpoint {
         let series = self.series.load();
         match series.iter().find(|series| series.outcome == outcome) {
             Some(known) => record(known),
-            None => record(&self.add_series(outcome)),
+            None => record(&self.new_series(outcome)),
         }
     }
 
+    /// The series of an outcome that has none here.
     #[cold]
-    fn add_series(&self, outcome: Outcome) -> Arc<Series> {
+    fn new_series(&self, outcome: Outcome) -> Arc<Series> {
+        // Two new outcomes at once may both find room; the limit is not exact.
+        if let Some(other) = &self.other
+            && self.limits.histograms.load(Ordering::Relaxed) >= MAX_HISTOGRAMS
+        {
+            self.limits.folded.fetch_add(1, Ordering::Relaxed);
+            let series = other.series.load();
+            let known = series.iter().find(|series| series.outcome == outcome).cloned();
+            return known.unwrap_or_else(|| other.new_series(outcome));
+        }
         let _adding = self.adding.lock();
         let mut all = Vec::clone(&self.series.load());
         let place = match all.binary_search_by(|series| series.outcome.cmp(&outcome)) {
             Ok(added_meanwhile) => return all[added_meanwhile].clone(),
             Err(place) => place,
         };
-        if let Some(other) = &self.other
-            && self.limits.histograms.fetch_add(1, Ordering::Relaxed) >= MAX_HISTOGRAMS
-        {
-            self.limits.folded.fetch_add(1, Ordering::Relaxed);
-            let series = other.series.load();
-            let known = series.iter().find(|series| series.outcome == outcome).cloned();
-            return known.unwrap_or_else(|| other.add_series(outcome));
-        }
         let (histogram, exemplars) = (Histogram::default(), Exemplars::default());
         let new = Arc::new(Series { outcome, histogram, exemplars });
         all.insert(place, new.clone());
         self.series.store(Arc::new(all));
+        self.limits.histograms.fetch_add(1, Ordering::Relaxed);
         new
     }
 
