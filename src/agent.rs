@@ -54,6 +54,7 @@ pub use jemalloc::MALLOC_CONF;
 use access::Gate;
 use collector::SignalCollector;
 use evidence::Evidence;
+use exposition::{Exposition, Format};
 use server::{Routes, ServerMetrics};
 
 /// The port of the agent unless the service names another.
@@ -154,6 +155,7 @@ impl AgentBuilder {
 
         let server_metrics = ServerMetrics::register(&registry)?;
 
+        let exposition = Exposition::new(registry.clone(), http_layer.clone());
         let stop = CancellationToken::new();
         let service = pprof::Service { name: self.service, version: self.version };
         let evidence = Evidence::new(service.clone(), clock, self.evidence);
@@ -161,12 +163,13 @@ impl AgentBuilder {
             listener,
             debug_listener,
             routes: Routes {
-                registry: registry.clone(),
+                exposition: exposition.clone(),
                 progress: progress.clone(),
                 service,
                 evidence,
                 gate: Gate(self.authenticator),
             },
+            http_layer: http_layer.clone(),
             server_metrics,
             collectors,
             polls: pprof::block::Watcher::new(&service_runtime, clock.now().monotonic),
@@ -175,9 +178,16 @@ impl AgentBuilder {
         };
         let thread = spawn(part)?;
         tracing::info!(address = %local_addr, "the agent serves");
-        let debug_addr = debug_addr.unwrap_or(local_addr);
-        let thread = Some(thread);
-        Ok(Agent { local_addr, debug_addr, registry, progress, http_layer, stop, thread })
+        Ok(Agent {
+            local_addr,
+            debug_addr: debug_addr.unwrap_or(local_addr),
+            registry,
+            exposition,
+            progress,
+            http_layer,
+            stop,
+            thread: Some(thread),
+        })
     }
 }
 
@@ -208,6 +218,7 @@ pub struct Agent {
     local_addr: SocketAddr,
     debug_addr: SocketAddr,
     registry: Registry,
+    exposition: Exposition,
     progress: Progress,
     http_layer: HttpLayer,
     stop: CancellationToken,
@@ -240,10 +251,18 @@ impl Agent {
     }
 
     /// The registry behind `/metrics`, for the service's own metrics. A collector registered here runs at every scrape, on a
-    /// thread of the agent: scrapes fail while one takes longer than 2 s.
+    /// thread of the agent: scrapes fail while one takes longer than 2 s. The families of [`HttpLayer`] are in `/metrics`
+    /// but not in [`Registry::gather`].
     #[must_use]
     pub const fn registry(&self) -> &Registry {
         &self.registry
+    }
+
+    /// What `/metrics` answers to that `Accept` header, with its content type, for a service that also serves it elsewhere.
+    #[must_use]
+    pub fn metrics(&self, accept: Option<&str>) -> (&'static str, Vec<u8>) {
+        let format = Format::negotiate(accept);
+        (format.content_type(), self.exposition.body(format))
     }
 
     /// Where the service adds conditions of its readiness and loops of its liveness; the agent's probes answer from it.

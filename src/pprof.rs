@@ -25,9 +25,9 @@ mod sys;
 #[cfg(feature = "agent")]
 pub(crate) use cpu::encode_slices as encode_cpu;
 pub use endpoints::routes;
+pub use sampler::samples_lost;
 #[cfg(feature = "agent")]
 pub(crate) use sampler::{Pace, Slice as CpuSlice, Subscription as CpuSubscription};
-pub use sampler::samples_lost;
 pub use sys::thread_cpu_time;
 
 /// Who is profiled: stands in every profile as comments.

@@ -17,6 +17,7 @@ pub mod allocator;
 pub mod canary;
 pub mod catalogue;
 pub mod cgroup;
+pub mod exponential;
 pub mod host;
 mod kernel_file;
 #[cfg(test)]
@@ -25,6 +26,7 @@ pub mod process;
 pub mod psi;
 pub mod runtime;
 pub mod saturation;
+pub mod sharded;
 mod snapshot;
 mod sys;
 #[doc(hidden)]

@@ -28,6 +28,8 @@ mod access;
 mod admission;
 #[path = "it/dependencies.rs"]
 mod dependencies;
+#[path = "it/exposition.rs"]
+mod exposition;
 #[path = "it/failures.rs"]
 mod failures;
 #[path = "it/ground.rs"]

@@ -33,7 +33,7 @@ use tower::ServiceExt as _;
 use super::access::{self, Gate, Peer};
 use super::collector::options;
 use super::evidence::{self, Evidence};
-use super::exposition::Format;
+use super::exposition::{Exposition, Format};
 use crate::pprof;
 use crate::probes::Progress;
 use crate::signals::catalogue::families;
@@ -55,7 +55,7 @@ const DRAIN: Duration = Duration::from_millis(500);
 
 /// What the agent's routes answer from.
 pub(super) struct Routes {
-    pub(super) registry: Registry,
+    pub(super) exposition: Exposition,
     pub(super) progress: Progress,
     pub(super) service: pprof::Service,
     pub(super) evidence: Evidence,
@@ -65,9 +65,10 @@ pub(super) struct Routes {
 impl Routes {
     /// Metrics and probes.
     pub(super) fn public(&self) -> Router {
+        let turn = Arc::new(Semaphore::new(1));
         Router::new()
             .route("/metrics", get(metrics))
-            .with_state(Exposition::new(self.registry.clone()))
+            .with_state(Scrapes { exposition: self.exposition.clone(), turn })
             .merge(self.progress.routes())
     }
 
@@ -83,34 +84,30 @@ impl Routes {
 /// What a scrape needs. Collectors that the service registered are foreign code, which may wait for a lock that the service
 /// holds: they run on a thread of their own, and one at a time, so that late ones do not pile up.
 #[derive(Clone)]
-struct Exposition {
-    registry: Registry,
+struct Scrapes {
+    exposition: Exposition,
     turn: Arc<Semaphore>,
 }
 
-impl Exposition {
-    fn new(registry: Registry) -> Self {
-        Self { registry, turn: Arc::new(Semaphore::new(1)) }
-    }
-
+impl Scrapes {
     /// Waits for its turn and for the collectors. Those go on when the caller no longer waits, and keep the turn.
-    async fn encoded(self, format: Format) -> Result<String, JoinError> {
+    async fn body(self, format: Format) -> Result<Vec<u8>, JoinError> {
         let turn = self.turn.acquire_owned().await.expect("the semaphore is never closed");
         tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            format.encode(&self.registry.gather())
+            self.exposition.body(format)
         })
         .await
     }
 }
 
-async fn metrics(State(exposition): State<Exposition>, headers: HeaderMap) -> Response {
+async fn metrics(State(scrapes): State<Scrapes>, headers: HeaderMap) -> Response {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     let format = Format::negotiate(accept);
-    match tokio::time::timeout(GATHER_DEADLINE, exposition.encoded(format)).await {
-        Ok(Ok(text)) => {
+    match tokio::time::timeout(GATHER_DEADLINE, scrapes.body(format)).await {
+        Ok(Ok(body)) => {
             let headers = [(header::CONTENT_TYPE, format.content_type()), (header::VARY, "accept")];
-            (headers, text).into_response()
+            (headers, body).into_response()
         }
         Ok(Err(error)) => {
             tracing::error!(error = &error as &dyn std::error::Error, "a collector panicked");

@@ -14,6 +14,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::evidence::Evidence;
+use super::http_layer::HttpLayer;
 use super::server::{self, Routes, ServerMetrics};
 use crate::pprof;
 use crate::probes::Beat;
@@ -34,6 +35,7 @@ pub(super) struct AgentThread {
     /// For `/debug/` alone.
     pub(super) debug_listener: Option<TcpListener>,
     pub(super) routes: Routes,
+    pub(super) http_layer: HttpLayer,
     pub(super) server_metrics: ServerMetrics,
     pub(super) collectors: Arc<Mutex<Collectors>>,
     pub(super) polls: pprof::block::Watcher,
@@ -89,7 +91,7 @@ impl AgentThread {
                 }
             };
             tokio::select! {
-                () = tick(self.collectors, self.clock, beat, evidence) => {}
+                () = tick(self.collectors, self.http_layer, self.clock, beat, evidence) => {}
                 () = watch_polls(self.polls, self.clock) => {}
                 () = serve => {}
             }
@@ -97,7 +99,13 @@ impl AgentThread {
     }
 }
 
-async fn tick(collectors: Arc<Mutex<Collectors>>, clock: Clock, beat: Beat, evidence: Evidence) {
+async fn tick(
+    collectors: Arc<Mutex<Collectors>>,
+    http_layer: HttpLayer,
+    clock: Clock,
+    beat: Beat,
+    evidence: Evidence,
+) {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // The first tick is immediate; the collectors have just been started.
@@ -110,6 +118,7 @@ async fn tick(collectors: Arc<Mutex<Collectors>>, clock: Clock, beat: Beat, evid
             collectors.tick(now);
             collectors.collect(now)
         };
+        http_layer.tick(now.monotonic);
         evidence.tick(now, &snapshot);
         beat.beat();
     }

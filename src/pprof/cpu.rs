@@ -248,7 +248,8 @@ mod tests {
     /// Profiles four loads of so much CPU time each. None of their sums may be further from the kernel's figure than
     /// these shares of it.
     fn check_weights(total: Duration, of_samples: f64, of_cpu: f64) {
-        let subscription = Subscription::start(Pace::Prompt).expect("no other profiler has the signal");
+        let subscription =
+            Subscription::start(Pace::Prompt).expect("no other profiler has the signal");
         let mut ends = Vec::new();
         let threads = LOADS.map(|load| {
             let (end, done) = mpsc::channel();
@@ -304,7 +305,8 @@ mod tests {
     #[test]
     #[ignore = "a measurement: what the always-on sampler costs beside the handler"]
     fn what_collecting_costs() {
-        let subscription = Subscription::start(Pace::Prompt).expect("no other profiler has the signal");
+        let subscription =
+            Subscription::start(Pace::Prompt).expect("no other profiler has the signal");
         let burning: Vec<_> =
             (0..8).map(|_| thread::spawn(|| burn_for(Duration::from_secs(1)))).collect();
         let (mut keys, mut samples, mut cpu) = (0, 0, Duration::ZERO);

@@ -37,7 +37,9 @@ pub(super) const ALL: &[Family] = &[
     CGROUP_MEMORY_EVENTS,
     PRESSURE_STALL,
     REQUEST_DURATION,
+    REQUEST_DURATION_QUANTILE,
     REQUESTS_IN_FLIGHT,
+    REQUESTS_STARTED,
     REQUEST_BUSY,
     AGENT_INFO,
     AGENT_SOURCE_AVAILABLE,
@@ -341,8 +343,17 @@ pub const PRESSURE_STALL: Family = Family {
 pub const REQUEST_DURATION: Family = Family {
     name: super::REQUEST_DURATION,
     kind: FamilyKind::Histogram,
-    labels: &["endpoint", "status_code", "error_type"],
+    labels: &["endpoint", "error_type", "status_code"],
     help: "Seconds from a request's arrival to the head of its response; an empty error_type is success",
+    source: "HttpLayer",
+};
+
+/// Quantiles of the request durations of the last 50 to 60 s, for people; absent without a request in them.
+pub const REQUEST_DURATION_QUANTILE: Family = Family {
+    name: "http_server_request_duration_quantile_seconds",
+    kind: FamilyKind::Gauge,
+    labels: &["endpoint", "quantile"],
+    help: "Quantiles of this process's request durations of the last 50 to 60 s, all outcomes; absent without a request in them, not to be averaged over processes",
     source: "HttpLayer",
 };
 
@@ -352,6 +363,15 @@ pub const REQUESTS_IN_FLIGHT: Family = Family {
     kind: FamilyKind::Gauge,
     labels: &["endpoint"],
     help: "Requests that have arrived and not been answered",
+    source: "HttpLayer",
+};
+
+/// Requests that have arrived; their rate is the arrival rate.
+pub const REQUESTS_STARTED: Family = Family {
+    name: "http_server_requests_started_total",
+    kind: FamilyKind::Counter,
+    labels: &["endpoint"],
+    help: "Requests that have arrived; their rate is the arrival rate",
     source: "HttpLayer",
 };
 
