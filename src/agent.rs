@@ -40,6 +40,7 @@ mod server;
 mod tests;
 mod thread;
 
+pub use crate::pprof::tasks::{Instrumented, instrument, spawn};
 pub use crate::signals::allocator::Jemalloc;
 pub use http_layer::{HttpLayer, HttpService, ObservedResponse};
 #[doc(hidden)]
@@ -134,16 +135,17 @@ impl AgentBuilder {
             clock,
             progress: progress.clone(),
             service: pprof::Service { name: self.service, version: self.version },
+            service_runtime,
             stop: stop.clone(),
         };
-        let thread = spawn(part)?;
+        let thread = start_thread(part)?;
         tracing::info!(address = %local_addr, "the agent serves");
         Ok(Agent { local_addr, registry, progress, http_layer, stop, thread: Some(thread) })
     }
 }
 
 /// Starts the thread and waits until its runtime exists.
-fn spawn(part: thread::AgentThread) -> Result<JoinHandle<()>, AgentError> {
+fn start_thread(part: thread::AgentThread) -> Result<JoinHandle<()>, AgentError> {
     let (started, start) = mpsc::sync_channel(1);
     let thread = std::thread::Builder::new()
         .name("headroom-agent".to_owned())

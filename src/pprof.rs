@@ -7,6 +7,7 @@
 //! Two differences from Go are meant: a bad `seconds` of `profile` is refused instead of read as 30, and the profile
 //! carries the service's name and version as comments.
 
+mod counts;
 mod cpu;
 mod elf;
 mod endpoints;
@@ -19,6 +20,8 @@ mod ring;
 mod symbols;
 #[expect(unsafe_code, reason = "memfd, mallctl and clocks have no safe interface")]
 mod sys;
+pub mod tasks;
+mod threads;
 
 pub use endpoints::routes;
 pub use sys::thread_cpu_time;
@@ -59,6 +62,9 @@ pub(crate) enum CaptureError {
     /// jemalloc refused to write its profile.
     #[error("jemalloc did not dump its profile: {0}")]
     Dump(tikv_jemalloc_ctl::Error),
+    /// jemalloc refused to tell or change how it samples.
+    #[error("jemalloc did not change how it samples: {0}")]
+    Control(tikv_jemalloc_ctl::Error),
     /// The memory file that takes the dump.
     #[error("cannot take the dump of jemalloc")]
     MemoryFile(#[source] std::io::Error),

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +14,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{ConnectInfo, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -24,6 +25,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::{IntCounter, Registry};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -51,12 +53,17 @@ const GATHER_DEADLINE: Duration = Duration::from_secs(2);
 const DRAIN: Duration = Duration::from_millis(500);
 
 /// All routes of the agent.
-pub(super) fn routes(registry: Registry, progress: &Progress, service: &pprof::Service) -> Router {
+pub(super) fn routes(
+    registry: Registry,
+    progress: &Progress,
+    service: &pprof::Service,
+    service_runtime: Handle,
+) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
         .with_state(Exposition::new(registry))
         .merge(progress.routes())
-        .merge(pprof::routes(service))
+        .merge(pprof::routes(service, Some(service_runtime)))
 }
 
 /// What a scrape needs. Collectors that the service registered are foreign code, which may wait for a lock that the service
@@ -130,7 +137,7 @@ pub(super) async fn serve(
             () = stop.cancelled() => break,
             Some(_) = connections.tasks.join_next() => {}
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => connections.add(stream, router.clone(), stop.clone()),
+                Ok((stream, peer)) => connections.add(stream, peer, router.clone(), stop.clone()),
                 Err(error) => back_off(&error).await,
             },
         }
@@ -164,7 +171,13 @@ struct Place {
 }
 
 impl Connections {
-    fn add(&mut self, stream: TcpStream, router: Router, stop: CancellationToken) {
+    fn add(
+        &mut self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        router: Router,
+        stop: CancellationToken,
+    ) {
         self.places.retain(|place| !place.task.is_finished());
         if self.places.len() >= MAX_CONNECTIONS {
             let idle = |place: &Place| place.requests.load(Ordering::Relaxed) == 0;
@@ -175,20 +188,22 @@ impl Connections {
             }
         }
         let requests = Arc::new(AtomicUsize::new(0));
-        let task = self.tasks.spawn(connection(stream, router, requests.clone(), stop));
+        let task = self.tasks.spawn(connection(stream, peer, router, requests.clone(), stop));
         self.places.push_back(Place { task, requests });
     }
 }
 
 async fn connection(
     stream: TcpStream,
+    peer: SocketAddr,
     router: Router,
     requests: Arc<AtomicUsize>,
     stop: CancellationToken,
 ) {
     // Only latency is at stake.
     let _ = stream.set_nodelay(true);
-    let service = service_fn(move |request: Request<Incoming>| {
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(ConnectInfo(peer));
         let running = Running::start(&requests);
         let answer = router.clone().oneshot(request.map(Body::new));
         async move {

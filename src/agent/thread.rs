@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use prometheus::Registry;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -37,6 +37,7 @@ pub(super) struct AgentThread {
     pub(super) clock: Clock,
     pub(super) progress: Progress,
     pub(super) service: pprof::Service,
+    pub(super) service_runtime: Handle,
     pub(super) stop: CancellationToken,
 }
 
@@ -62,7 +63,8 @@ impl AgentThread {
 
     fn serve(self, runtime: &Runtime, started: &SyncSender<io::Result<()>>) {
         let beat = self.progress.add_loop("agent", MAX_SILENCE);
-        let router = server::routes(self.registry, &self.progress, &self.service);
+        let router =
+            server::routes(self.registry, &self.progress, &self.service, self.service_runtime);
         runtime.block_on(async {
             let listener = match tokio::net::TcpListener::from_std(self.listener) {
                 Ok(listener) => listener,

@@ -14,6 +14,59 @@ use super::symbols::{Detail, Function};
 use super::{CaptureError, Service, sys};
 use crate::time::{Timestamp, wall_now};
 
+#[expect(unsafe_code, reason = "mallctl names have types that only their documentation tells")]
+mod control;
+
+/// How samples are taken now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sampling {
+    /// Whether any are.
+    pub active: bool,
+    /// Bytes allocated between two samples, on average.
+    pub interval_bytes: u64,
+}
+
+impl Sampling {
+    /// The settings of jemalloc.
+    ///
+    /// # Errors
+    /// As [`dump`]; [`CaptureError::Control`] if jemalloc refuses.
+    pub(super) fn read() -> Result<Self, CaptureError> {
+        can_profile()?;
+        let lg_interval = control::lg_interval().map_err(CaptureError::Control)?;
+        let active = sys::heap_profiling_active().map_err(CaptureError::Control)?;
+        let interval_bytes = u32::try_from(lg_interval).ok().and_then(|lg| 1_u64.checked_shl(lg));
+        Ok(Self { active, interval_bytes: interval_bytes.unwrap_or(u64::MAX) })
+    }
+
+    /// Changes what is given, and says what holds now. A new interval forgets all samples.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub(super) fn change(
+        active: Option<bool>,
+        interval_bytes: Option<u64>,
+    ) -> Result<Self, CaptureError> {
+        let present = Self::read()?;
+        if let Some(bytes) = interval_bytes.filter(|bytes| *bytes != present.interval_bytes) {
+            control::reset(bytes.ilog2()).map_err(CaptureError::Control)?;
+        }
+        if let Some(active) = active {
+            control::set_active(active).map_err(CaptureError::Control)?;
+        }
+        let now = Self::read()?;
+        tracing::info!(
+            active = now.active,
+            interval_bytes = now.interval_bytes,
+            "heap sampling was changed"
+        );
+        Ok(now)
+    }
+}
+
+/// Has samples carry the labels of the thread that allocates. Nothing where jemalloc does not profile.
+pub(super) fn start_labelling() {}
+
 /// Which of the two profiles; they hold the same samples and differ in what is shown first, as in Go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum HeapView {
@@ -50,12 +103,7 @@ pub(super) struct HeapSnapshot {
 /// # Errors
 /// Says what to do where jemalloc is not the allocator or was started without profiling.
 pub(super) fn dump(view: HeapView) -> Result<String, CaptureError> {
-    if !jemalloc_is_global() {
-        return Err(CaptureError::NotJemalloc);
-    }
-    if !tikv_jemalloc_ctl::profiling::prof::read().unwrap_or(false) {
-        return Err(CaptureError::HeapProfilingOff);
-    }
+    can_profile()?;
     if view == HeapView::Allocated && !sys::heap_profiling_accumulates().unwrap_or(false) {
         return Err(CaptureError::NotAccumulated);
     }
@@ -66,6 +114,16 @@ pub(super) fn dump(view: HeapView) -> Result<String, CaptureError> {
     let mut text = String::new();
     file.read_to_string(&mut text).map_err(CaptureError::MemoryFile)?;
     Ok(text)
+}
+
+fn can_profile() -> Result<(), CaptureError> {
+    if !jemalloc_is_global() {
+        return Err(CaptureError::NotJemalloc);
+    }
+    match tikv_jemalloc_ctl::profiling::prof::read() {
+        Ok(true) => Ok(()),
+        _ => Err(CaptureError::HeapProfilingOff),
+    }
 }
 
 /// Takes and reads jemalloc's profile.
@@ -119,6 +177,7 @@ pub(super) fn encode(
             usage.in_use.bytes,
         ];
         profile.sample(&stack, values, is_allocator);
+        profile.number("bytes", usage.object_bytes(), "bytes");
     }
     profile.finish()
 }
@@ -152,6 +211,11 @@ impl HeapSnapshot {
         Ok(Self { taken, sample_interval_bytes, stacks })
     }
 
+    /// Different stacks.
+    pub(super) fn stacks(&self) -> i64 {
+        i64::try_from(self.stacks.len()).unwrap_or(i64::MAX)
+    }
+
     /// What changed since `before`; everything without it.
     fn since(self, before: Option<Self>) -> HashMap<Vec<u64>, Usage> {
         let mut stacks = self.stacks;
@@ -162,6 +226,17 @@ impl HeapSnapshot {
         }
         stacks.retain(|_, usage| *usage != Usage::default());
         stacks
+    }
+}
+
+impl Usage {
+    /// The mean size of an object: of those allocated, else of the live ones.
+    fn object_bytes(&self) -> i64 {
+        let Tally { objects, bytes } = match self.allocated.objects {
+            0 => self.in_use,
+            _ => self.allocated,
+        };
+        bytes.checked_div(objects).unwrap_or(0).abs()
     }
 }
 
