@@ -132,9 +132,10 @@ fn a_site_whose_tasks_never_end_is_suspected_and_a_steady_one_is_not() {
 fn sites_differ_by_line_and_future() {
     let registry = registry();
     let (here, there) = (Location::caller(), Location::caller());
-    assert_eq!(registry.site(here, "one"), registry.site(here, "one"));
-    assert_ne!(registry.site(here, "one"), registry.site(here, "two"));
-    assert_ne!(registry.site(here, "one"), registry.site(there, "one"));
+    let id = |location, future| registry.site(location, future).id();
+    assert_eq!(id(here, "one"), id(here, "one"));
+    assert_ne!(id(here, "one"), id(here, "two"));
+    assert_ne!(id(here, "one"), id(there, "one"));
 }
 
 #[test]
@@ -149,4 +150,52 @@ fn a_full_list_lets_tasks_run_and_says_how_many_it_leaves_out() {
     assert_eq!(site.live.load(Ordering::Relaxed), u64::try_from(listed).expect("small") + 1);
     drop(tasks);
     assert!(registry.tasks().is_empty());
+}
+
+#[test]
+#[ignore = "measures"]
+fn cost() {
+    use std::hint::black_box;
+    let waker = std::task::Waker::noop();
+    let mut context = Context::from_waker(waker);
+    let polls = 1_000_000_u32;
+    let mut measure = |name: &str, future: Pin<&mut dyn Future<Output = ()>>| {
+        let mut future = future;
+        for round in 0..3 {
+            let start = Instant::now();
+            for _ in 0..polls {
+                let _ = black_box(future.as_mut().poll(&mut context));
+            }
+            println!(
+                "{name} {round}: {:.1} ns",
+                start.elapsed().as_nanos() as f64 / f64::from(polls)
+            );
+        }
+    };
+    measure("plain", std::pin::pin!(std::future::poll_fn(|_| Poll::Pending)));
+    measure("instrumented", std::pin::pin!(instrument(std::future::poll_fn(|_| Poll::Pending))));
+    let clock = Instant::now();
+    for _ in 0..polls {
+        black_box(elapsed());
+    }
+    println!("clock {:.1} ns", clock.elapsed().as_nanos() as f64 / f64::from(polls));
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    for _ in 0..3 {
+        runtime.block_on(async {
+            let start = Instant::now();
+            for _ in 0..100_000 {
+                tokio::spawn(async {}).await.expect("ends");
+            }
+            let plain = start.elapsed();
+            let start = Instant::now();
+            for _ in 0..100_000 {
+                spawn(async {}).await.expect("ends");
+            }
+            println!(
+                "spawn+await plain {} ns, ours {} ns",
+                plain.as_nanos() / 100_000,
+                start.elapsed().as_nanos() / 100_000
+            );
+        });
+    }
 }
