@@ -42,6 +42,7 @@ mod server;
 mod tests;
 mod thread;
 
+pub use crate::pprof::tasks::{Instrumented, instrument, spawn};
 pub use crate::signals::allocator::Jemalloc;
 #[cfg(feature = "adapter")]
 pub use access::ClusterAccess;
@@ -166,6 +167,7 @@ impl AgentBuilder {
                 exposition: exposition.clone(),
                 progress: progress.clone(),
                 service,
+                service_runtime: service_runtime.clone(),
                 evidence,
                 gate: Gate(self.authenticator),
             },
@@ -176,7 +178,7 @@ impl AgentBuilder {
             clock,
             stop: stop.clone(),
         };
-        let thread = spawn(part)?;
+        let thread = start_thread(part)?;
         tracing::info!(address = %local_addr, "the agent serves");
         Ok(Agent {
             local_addr,
@@ -201,7 +203,7 @@ fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), AgentError> 
 }
 
 /// Starts the thread and waits until its runtime exists.
-fn spawn(part: thread::AgentThread) -> Result<JoinHandle<()>, AgentError> {
+fn start_thread(part: thread::AgentThread) -> Result<JoinHandle<()>, AgentError> {
     let (started, start) = mpsc::sync_channel(1);
     let thread = std::thread::Builder::new()
         .name("headroom-agent".to_owned())

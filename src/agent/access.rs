@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::Next;
@@ -24,10 +24,6 @@ mod token_review;
 
 #[cfg(feature = "adapter")]
 pub use token_review::ClusterAccess;
-
-/// The other end of a request's connection; the server adds it to each request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Peer(pub(super) SocketAddr);
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,13 +109,15 @@ async fn refuse(gate: &Gate, head: &Parts) -> Option<Response> {
     let path = head.uri.path();
     let access = access_of(&head.method, path);
     let Some(authenticator) = &gate.0 else {
-        let peer = head.extensions.get::<Peer>();
-        let is_local = peer.is_some_and(|Peer(address)| address.ip().to_canonical().is_loopback());
-        return (access == Access::Change && !is_local).then(|| {
+        let peer = head.extensions.get::<ConnectInfo<SocketAddr>>();
+        let is_local = peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback());
+        // A browser on this machine sends the requests of any page, and adds this to them.
+        let is_web_page = head.headers.contains_key(header::ORIGIN);
+        return (access == Access::Change && (!is_local || is_web_page)).then(|| {
             refusal(
                 StatusCode::FORBIDDEN,
-                "this changes the agent's state: without a token it is allowed from loopback only; \
-                 give the agent a token file",
+                "this changes the agent's state: without a token it is allowed from loopback only, and \
+                 not to web pages; give the agent a token file",
             )
         });
     };
@@ -182,12 +180,13 @@ mod tests {
         let request = Request::builder()
             .method(method)
             .uri(path)
-            .header("authorization", token)
-            .extension(Peer(from.parse().expect("an address")));
+            .header(if token == WEB_PAGE { "origin" } else { "authorization" }, token)
+            .extension(ConnectInfo::<SocketAddr>(from.parse().expect("an address")));
         let request = request.body(Body::empty()).expect("a valid request");
         router.oneshot(request).await.expect("axum is infallible").status().as_u16()
     }
 
+    const WEB_PAGE: &str = "https://shop.example";
     const LOCAL: &str = "127.0.0.1:50000";
     const FAR: &str = "10.0.0.9:50000";
     const CAPTURE: &str = "/debug/headroom/capture";
@@ -195,6 +194,7 @@ mod tests {
     #[tokio::test]
     async fn without_a_credential_all_may_read_and_only_loopback_may_change() {
         let open = Gate::default();
+        assert_eq!(status(&open, "POST", CAPTURE, LOCAL, WEB_PAGE).await, 403);
         for (method, path, from, expected) in [
             ("GET", CAPTURE, FAR, 200),
             ("POST", "/debug/pprof/symbol", FAR, 200),

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +14,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{ConnectInfo, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
@@ -25,12 +26,13 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::{IntCounter, Registry};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
-use super::access::{self, Gate, Peer};
+use super::access::{self, Gate};
 use super::collector::options;
 use super::evidence::{self, Evidence};
 use super::exposition::{Exposition, Format};
@@ -58,6 +60,8 @@ pub(super) struct Routes {
     pub(super) exposition: Exposition,
     pub(super) progress: Progress,
     pub(super) service: pprof::Service,
+    /// The one whose tasks are counted.
+    pub(super) service_runtime: Handle,
     pub(super) evidence: Evidence,
     pub(super) gate: Gate,
 }
@@ -75,7 +79,7 @@ impl Routes {
     /// Profiles and captures, for those who may.
     pub(super) fn debug(&self) -> Router {
         Router::new()
-            .merge(pprof::routes(&self.service))
+            .merge(pprof::routes(&self.service, Some(self.service_runtime.clone())))
             .merge(evidence::routes(self.evidence.clone()))
             .layer(middleware::from_fn_with_state(self.gate.clone(), access::check))
     }
@@ -148,7 +152,7 @@ pub(super) async fn serve(
             () = stop.cancelled() => break,
             Some(_) = connections.tasks.join_next() => {}
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => connections.add(stream, router.clone(), stop.clone()),
+                Ok((stream, peer)) => connections.add(stream, peer, router.clone(), stop.clone()),
                 Err(error) => back_off(&error).await,
             },
         }
@@ -182,7 +186,13 @@ struct Place {
 }
 
 impl Connections {
-    fn add(&mut self, stream: TcpStream, router: Router, stop: CancellationToken) {
+    fn add(
+        &mut self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        router: Router,
+        stop: CancellationToken,
+    ) {
         self.places.retain(|place| !place.task.is_finished());
         if self.places.len() >= MAX_CONNECTIONS {
             let idle = |place: &Place| place.requests.load(Ordering::Relaxed) == 0;
@@ -193,24 +203,22 @@ impl Connections {
             }
         }
         let requests = Arc::new(AtomicUsize::new(0));
-        let task = self.tasks.spawn(connection(stream, router, requests.clone(), stop));
+        let task = self.tasks.spawn(connection(stream, peer, router, requests.clone(), stop));
         self.places.push_back(Place { task, requests });
     }
 }
 
 async fn connection(
     stream: TcpStream,
+    peer: SocketAddr,
     router: Router,
     requests: Arc<AtomicUsize>,
     stop: CancellationToken,
 ) {
     // Only latency is at stake.
     let _ = stream.set_nodelay(true);
-    let peer = stream.peer_addr().ok();
     let service = service_fn(move |mut request: Request<Incoming>| {
-        if let Some(address) = peer {
-            request.extensions_mut().insert(Peer(address));
-        }
+        request.extensions_mut().insert(ConnectInfo(peer));
         let running = Running::start(&requests);
         let answer = router.clone().oneshot(request.map(Body::new));
         async move {
