@@ -4,8 +4,11 @@
 //! router with the paths, headers and error bodies of Go's `net/http/pprof`. Never: work on a runtime's worker (each
 //! capture has a thread of its own), a file on disk, or a capture without a bound in time.
 //!
-//! Two differences from Go are meant: a bad `seconds` of `profile` is refused instead of read as 30, and the profile
-//! carries the service's name and version as comments.
+//! Differences from Go that are meant: a bad `seconds` of `profile` is refused instead of read as 30, and `seconds` is at
+//! most 300; the delta of `allocs` still shows `alloc_space` first; POST of `symbol` is answered, as `go tool pprof` asks
+//! (Go refuses it since 1.22); `mutex` and `trace` do not exist, and say why; profiles carry the service's name and version
+//! as comments; `goroutine` counts tasks, which `tasks` shows with more; `threadcreate` counts live threads. A test asks the
+//! same of a real Go service (`tests/it/profiles.rs`).
 
 mod counts;
 mod cpu;

@@ -56,7 +56,7 @@ pub fn routes<S: Clone + Send + Sync + 'static>(
         .route("/debug/pprof/cmdline", get(command_line))
         .route("/debug/pprof/symbol", get(symbol_by_query).post(symbol_by_body))
         .route("/debug/pprof/heap/sampling", get(sampling::show).post(sampling::change))
-        .route("/debug/pprof/{name}", get(named))
+        .route("/debug/pprof/{*name}", get(named))
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(MAX_SYMBOL_REQUEST_BYTES))
         .with_state(room)

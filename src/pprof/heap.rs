@@ -5,13 +5,14 @@
 
 use std::collections::HashMap;
 use std::ffi::CString;
+use std::fmt::Write;
 use std::io::Read;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use super::labels::Labels;
 use super::profile::{Meaning, ProfileBuilder};
-use super::symbols::{Detail, Function};
+use super::symbols::{Detail, Function, Symbolizer};
 use super::{CaptureError, Service, sys};
 use crate::time::{Timestamp, wall_now};
 
@@ -108,12 +109,22 @@ struct Origin {
     labels: Labels,
 }
 
+/// A stack as jemalloc sampled it: live and all objects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Sampled {
+    stack: Vec<u64>,
+    live: Tally,
+    all: Tally,
+}
+
 /// jemalloc's profile at one time: estimates of the whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct HeapSnapshot {
     taken: Timestamp,
     sample_interval_bytes: u64,
     origins: HashMap<Origin, Usage>,
+    /// As it stood in the dump, without labels.
+    sampled: Vec<Sampled>,
     /// Sampled objects whose labels found no room.
     unlabelled: u64,
 }
@@ -122,7 +133,7 @@ pub(super) struct HeapSnapshot {
 ///
 /// # Errors
 /// Says what to do where jemalloc is not the allocator or was started without profiling.
-pub(super) fn dump(view: HeapView) -> Result<String, CaptureError> {
+fn dump(view: HeapView) -> Result<String, CaptureError> {
     can_profile()?;
     if view == HeapView::Allocated && !sys::heap_profiling_accumulates().unwrap_or(false) {
         return Err(CaptureError::NotAccumulated);
@@ -151,8 +162,10 @@ fn can_profile() -> Result<(), CaptureError> {
 /// # Errors
 /// As [`dump`], and [`CaptureError::MalformedDump`].
 pub(super) fn snapshot(view: HeapView) -> Result<HeapSnapshot, CaptureError> {
+    // Before the dump, which then holds all that is known here.
+    let known = labelled::known();
     let text = dump(view)?;
-    HeapSnapshot::parse(&text, wall_now(), &labelled::known())
+    HeapSnapshot::parse(&text, wall_now(), &known)
 }
 
 /// The profile of one snapshot or, with an earlier one, of what changed since. Looks up symbols: blocks, with lines
@@ -219,7 +232,7 @@ impl HeapSnapshot {
         for group in &known.groups {
             labelled.entry(group.stack).or_default().push(group);
         }
-        let mut origins = HashMap::new();
+        let (mut origins, mut sampled) = (HashMap::new(), Vec::new());
         let mut stack: Option<Vec<u64>> = None;
         for (index, line) in lines {
             let malformed = || CaptureError::MalformedDump { line: index + 1 };
@@ -241,15 +254,55 @@ impl HeapSnapshot {
                         let origin = Origin { stack: stack.clone(), labels };
                         origins.entry(origin).or_insert_with(Usage::default).add(usage);
                     });
+                    sampled.push(Sampled { stack, live, all });
                 }
             }
         }
-        Ok(Self { taken, sample_interval_bytes, origins, unlabelled: known.lost })
+        Ok(Self { taken, sample_interval_bytes, origins, sampled, unlabelled: known.lost })
     }
 
     /// How many stacks and labels are told apart.
     pub(super) fn stacks(&self) -> i64 {
         i64::try_from(self.origins.len()).unwrap_or(i64::MAX)
+    }
+
+    /// What `debug=1` shows: Go's text, the stack with most memory in use first. The figures are those of the sample, which
+    /// readers of this text scale by the interval in its first line. Looks up symbols.
+    pub(super) fn text(mut self) -> String {
+        self.sampled
+            .sort_by_key(|sampled| std::cmp::Reverse((sampled.live.bytes, sampled.all.bytes)));
+        let mut total = Usage::default();
+        for Sampled { live, all, .. } in &self.sampled {
+            total.add(Usage { allocated: *all, in_use: *live });
+        }
+        let interval = self.sample_interval_bytes;
+        let mut text =
+            format!("heap profile: {}heap_v2/{interval}\n", line(total.in_use, total.allocated));
+        let mut symbols = Symbolizer::new(Detail::Functions);
+        for Sampled { stack, live, all } in &self.sampled {
+            text.push_str(line(*live, *all).trim_end());
+            for address in stack {
+                // Writing to a String does not fail, here and below.
+                let _ = write!(text, " {:#x}", address + 1);
+            }
+            text.push('\n');
+            for address in stack {
+                let functions = symbols.resolve(*address);
+                let name = functions.last().map_or("?", |function| function.name.as_str());
+                let _ = writeln!(text, "#\t{:#x}\t{name}", address + 1);
+            }
+            text.push('\n');
+        }
+        text.push_str("MAPPED_LIBRARIES:\n");
+        for mapping in symbols.mappings() {
+            let (start, end, offset) = (mapping.start, mapping.end, mapping.offset);
+            let _ = writeln!(
+                text,
+                "{start:x}-{end:x} r-xp {offset:08x} 00:00 0 {}",
+                mapping.file.display()
+            );
+        }
+        text
     }
 
     /// What changed since `before`; everything without it.
@@ -264,7 +317,7 @@ impl HeapSnapshot {
 }
 
 /// Gives each labelled part of a stack to its labels, and the rest to none. A rest within a hundredth of the whole comes
-/// from jemalloc's rounding and goes to the largest part.
+/// from jemalloc's rounding and goes to the largest part; less than nothing was freed between the two looks.
 fn split(
     whole: Usage,
     groups: &[&Group],
@@ -278,7 +331,12 @@ fn split(
                 let bytes = objects.saturating_mul(group.bytes);
                 unbias(Tally { objects: signed(objects), bytes: signed(bytes) }, interval_bytes)
             };
-            (group.labels, Usage { allocated: tally(group.all), in_use: tally(group.live) })
+            let allocated = match whole.allocated {
+                // jemalloc does not count them: prof_accum is off.
+                Tally { objects: 0, .. } => Tally::default(),
+                _ => tally(group.all),
+            };
+            (group.labels, Usage { allocated, in_use: tally(group.live) })
         })
         .collect();
     let mut rest = whole;
@@ -291,9 +349,15 @@ fn split(
         largest.add(std::mem::take(&mut rest));
     }
     parts.into_iter().for_each(|(labels, part)| give(labels, part));
+    rest = Usage { allocated: rest.allocated.at_least_none(), in_use: rest.in_use.at_least_none() };
     if rest != Usage::default() {
         give(Labels::NONE, rest);
     }
+}
+
+/// `2: 1024 [5: 2560] @ `
+fn line(live: Tally, all: Tally) -> String {
+    format!("{}: {} [{}: {}] @ ", live.objects, live.bytes, all.objects, all.bytes)
 }
 
 fn signed(number: u64) -> i64 {
@@ -322,6 +386,10 @@ impl Usage {
 }
 
 impl Tally {
+    fn at_least_none(self) -> Self {
+        Self { objects: self.objects.max(0), bytes: self.bytes.max(0) }
+    }
+
     fn add(&mut self, other: Self) {
         self.objects = self.objects.saturating_add(other.objects);
         self.bytes = self.bytes.saturating_add(other.bytes);
@@ -467,6 +535,19 @@ mod tests {
         assert_eq!(small.in_use, Tally { objects: 513, bytes: 524_800 });
         assert_eq!(small.allocated, Tally { objects: 1025, bytes: 1_049_600 });
         assert_eq!(origins.len(), 2);
+    }
+
+    #[test]
+    fn the_text_is_gos_with_the_most_used_stack_first() {
+        let text = parse(DUMP).text();
+        let (stacks, mappings) = text.split_once("MAPPED_LIBRARIES:\n").expect("both parts");
+        assert_eq!(
+            stacks,
+            "heap profile: 3: 1049600 [4: 1050624] @ heap_v2/524288\n\
+             2: 1048576 [2: 1048576] @ 0x1001 0x2001\n#\t0x1001\t?\n#\t0x2001\t?\n\n\
+             1: 1024 [2: 2048] @ 0x3001\n#\t0x3001\t?\n\n"
+        );
+        assert!(mappings.contains(" r-xp "), "{mappings}");
     }
 
     #[test]

@@ -144,6 +144,10 @@ impl ProfileBuilder {
         let mut location_id = Vec::with_capacity(frames.len());
         for frame in frames {
             let function_id = self.function(frame, false);
+            // A name that the linker does not know: tools would demangle it otherwise.
+            if let Some(function) = self.profile.function.get_mut(place_of(function_id)) {
+                function.system_name = 0;
+            }
             let id = match self.named.get(&(function_id, frame.line)) {
                 Some(id) => *id,
                 None => {
@@ -284,6 +288,10 @@ impl ProfileBuilder {
             self.profile.mapping.push(entry);
         }
     }
+}
+
+fn place_of(id: u64) -> usize {
+    usize::try_from(id).map_or(usize::MAX, |id| id.wrapping_sub(1))
 }
 
 /// Identifiers count from 1: 0 means none.

@@ -9,7 +9,8 @@ use tokio::runtime::Handle;
 use super::kind::Kind;
 
 /// What is no snapshot: name, what it does.
-const OTHERS: [(&str, &str); 5] = [
+const OTHERS: [(&str, &str); 6] = [
+    ("block", "Not served: waits for locks are not sampled."),
     ("cmdline", "The command line, its arguments separated by NUL."),
     ("mutex", "Not served: waits for locks are not sampled."),
     (

@@ -139,8 +139,8 @@ impl Kind {
     /// What `debug=1` shows; for tasks, `debug=2` lists them.
     pub(super) fn text(self, debug: i64, runtime: Option<&Handle>) -> Result<String, CaptureError> {
         Ok(match self {
-            Self::Allocs => heap::dump(HeapView::Allocated)?,
-            Self::Heap => heap::dump(HeapView::InUse)?,
+            Self::Allocs => heap::snapshot(HeapView::Allocated)?.text(),
+            Self::Heap => heap::snapshot(HeapView::InUse)?.text(),
             Self::Goroutine | Self::Tasks if debug >= 2 => tasks::listing(runtime, false),
             Self::TaskLeak if debug >= 2 => tasks::listing(runtime, true),
             Self::Goroutine | Self::Tasks => tasks::census(runtime).text(self.name()),

@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 
 use super::super::counts::{Counts, Group};
+use super::super::labels::Name;
 use super::super::symbols::Function;
 use super::leak::{self, Suspect};
 use super::registry::{MAX_LISTED, REGISTRY};
@@ -33,20 +34,25 @@ pub(in super::super) fn alive(runtime: Option<&Handle>) -> usize {
 pub(in super::super) fn census(runtime: Option<&Handle>) -> Counts {
     let (tasks, now) = (REGISTRY.tasks(), elapsed());
     let mut counts = Counts::now();
+    // Many tasks make few groups: their texts are made once.
+    let mut sums: HashMap<(usize, State, Name), (&Site, [i64; 2])> = HashMap::new();
+    let mut listed: HashMap<usize, i64> = HashMap::new();
     for task in &tasks {
-        let endpoint = task.labels.endpoint.text();
-        counts.add(group(task.site, task.state(), endpoint), &[1, whole(task.busy(now))]);
+        let key = (task.site.id(), task.state(), task.labels.endpoint);
+        let (_, [number, busy]) = sums.entry(key).or_insert((task.site, [0, 0]));
+        *number += 1;
+        *busy = busy.saturating_add(whole(task.busy(now)));
+        *listed.entry(task.site.id()).or_default() += 1;
     }
-    let mut listed: HashMap<&Site, i64> = HashMap::new();
-    for task in &tasks {
-        *listed.entry(task.site).or_default() += 1;
+    for ((_, state, endpoint), (site, sum)) in sums {
+        counts.add(group(site, state, endpoint.text()), &sum);
     }
     for site in REGISTRY.sites() {
         let ended = whole(site.ended_busy.load(Ordering::Relaxed));
         counts.add(group(site, State::Ended, String::new()), &[0, ended]);
         if tasks.len() >= MAX_LISTED {
             let live = whole(site.live.load(Ordering::Relaxed));
-            let unlisted = live.saturating_sub(listed.get(site).copied().unwrap_or(0)).max(0);
+            let unlisted = live.saturating_sub(listed.get(&site.id()).copied().unwrap_or(0)).max(0);
             counts.add(group(site, State::Unlisted, String::new()), &[unlisted, 0]);
         }
     }
@@ -105,7 +111,7 @@ pub(in super::super) fn listing(runtime: Option<&Handle>, suspects_only: bool) -
     let foreign = foreign(runtime, &tasks);
     if suspects_only {
         let suspects = suspects();
-        tasks.retain(|task| suspects.iter().any(|suspect| suspect.site == task.site));
+        tasks.retain(|task| suspects.iter().any(|suspect| suspect.site.id() == task.site.id()));
     }
     let mut text = String::new();
     for task in tasks.iter().take(MAX_SHOWN) {

@@ -59,13 +59,13 @@ pub(super) struct Suspect {
 
 /// The suspects among `sites`, of which `tasks` are alive; the surest first.
 pub(super) fn suspects(sites: &[&'static Site], tasks: &[Arc<Task>], now: u64) -> Vec<Suspect> {
-    let mut stale: HashMap<&Site, u64> = HashMap::new();
+    let mut stale: HashMap<usize, u64> = HashMap::new();
     for task in tasks {
         if task.unpolled(now) >= STALE {
-            *stale.entry(task.site).or_default() += 1;
+            *stale.entry(task.site.id()).or_default() += 1;
         }
     }
-    let of = |site: &'static Site| suspect(site, stale.get(site).copied().unwrap_or(0), now);
+    let of = |site: &'static Site| suspect(site, stale.get(&site.id()).copied().unwrap_or(0), now);
     let mut suspects: Vec<_> = sites.iter().copied().filter_map(of).collect();
     suspects.sort_by_key(|suspect| std::cmp::Reverse((suspect.confidence, suspect.live)));
     suspects

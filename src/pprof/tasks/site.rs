@@ -3,7 +3,6 @@
 //! In: the tasks' comings and goings. Out: counts per site. Never: more than [`MAX_SITES`] sites; those after them are one.
 
 use std::collections::HashMap;
-use std::hash::{Hash, Hasher};
 use std::panic::Location;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -55,6 +54,11 @@ impl Site {
         }
     }
 
+    /// Tells it from every other site: each exists once and stays where it is.
+    pub(super) fn id(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
     /// `file:line`.
     pub(super) fn place(&self) -> String {
         format!("{}:{}", self.file, self.line)
@@ -71,21 +75,6 @@ impl Site {
         let before = self.live.fetch_sub(1, Ordering::Relaxed);
         self.growth.fell_to(before.saturating_sub(1));
         self.ended_busy.fetch_add(busy, Ordering::Relaxed);
-    }
-}
-
-/// Each site exists once.
-impl PartialEq for Site {
-    fn eq(&self, other: &Self) -> bool {
-        std::ptr::eq(self, other)
-    }
-}
-
-impl Eq for Site {}
-
-impl Hash for Site {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        std::ptr::from_ref(self).addr().hash(state);
     }
 }
 

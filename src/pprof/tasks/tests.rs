@@ -132,9 +132,10 @@ fn a_site_whose_tasks_never_end_is_suspected_and_a_steady_one_is_not() {
 fn sites_differ_by_line_and_future() {
     let registry = registry();
     let (here, there) = (Location::caller(), Location::caller());
-    assert_eq!(registry.site(here, "one"), registry.site(here, "one"));
-    assert_ne!(registry.site(here, "one"), registry.site(here, "two"));
-    assert_ne!(registry.site(here, "one"), registry.site(there, "one"));
+    let id = |location, future| registry.site(location, future).id();
+    assert_eq!(id(here, "one"), id(here, "one"));
+    assert_ne!(id(here, "one"), id(here, "two"));
+    assert_ne!(id(here, "one"), id(there, "one"));
 }
 
 #[test]
