@@ -50,7 +50,7 @@
 //! | rooms | what they know |
 //! |---|---|
 //! | [`units`], [`quantity`], [`time`] | numbers with units, Kubernetes quantities, the two clocks |
-//! | [`sample`], [`probes`], [`telemetry`] | the words of the flow; what any program of ours needs |
+//! | [`sample`], [`config`], [`probes`], [`telemetry`] | the words of the flow; what any program of ours needs |
 //! | [`signals`] | the catalogue, and the collectors of this process |
 //! | [`store`], [`pprof`] | windows of samples; profiles |
 //! | [`policy`] | the demand, and why |
@@ -111,6 +111,7 @@ pub mod units;
 pub mod quantity;
 pub mod sample;
 
+pub mod config;
 pub mod probes;
 pub mod telemetry;
 
