@@ -110,6 +110,7 @@ impl Section for AgentConfig {
 
     fn build(settings: &[Setting]) -> Result<Self, ConfigError> {
         let values = Values(settings);
+        not_itself(&values)?;
         Ok(Self {
             bind: values.address("agent.bind").expect(TYPED),
             service: values.text("agent.service").expect(TYPED),
@@ -132,6 +133,22 @@ impl Section for AgentConfig {
             },
         })
     }
+}
+
+/// A sidecar that asks itself would ask again for each question.
+fn not_itself(values: &Values<'_>) -> Result<(), ConfigError> {
+    let own_port = values.address("agent.bind").expect(TYPED).port();
+    let asks_itself = |path: &&str| {
+        values.url(path).is_some_and(|url| url.is_local() && url.port() == own_port)
+    };
+    let wrong = ["agent.target.metrics", "agent.target.pprof"].into_iter().filter(asks_itself);
+    let problem = |path: &str| Problem {
+        place: Place::Together,
+        path: path.to_owned(),
+        message: format!("port {own_port} is the sidecar's own (agent.bind)"),
+    };
+    let problems: Vec<_> = wrong.map(problem).collect();
+    if problems.is_empty() { Ok(()) } else { Err(ConfigError(problems)) }
 }
 
 fn process(values: &Values<'_>) -> Result<ProcessChoice, ConfigError> {

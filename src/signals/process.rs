@@ -1,4 +1,4 @@
-//! This process: CPU, memory, descriptors, threads, and how long its threads waited for a core.
+//! This process, or one beside it: CPU, memory, descriptors, threads, and how long its threads waited for a core.
 //!
 //! In: procfs and the process's CPU clock. Out: the `process_*` families, as other Prometheus clients name them. Never: a
 //! counter that falls when a thread ends.
@@ -14,10 +14,12 @@ use super::sys;
 /// Reading one file per thread costs about ten microseconds each; past this many the family is left out.
 const MAX_THREADS: i64 = 512;
 
-/// Reads `/proc/self`.
+/// Reads `/proc/self`, or the directory of another process.
 #[derive(Debug)]
 pub struct ProcessCollector {
     process: Option<Process>,
+    /// `None` is this process.
+    neighbour: Option<i32>,
     started_at_seconds: Option<f64>,
     waits: RunqueueWaits,
 }
@@ -32,18 +34,34 @@ impl ProcessCollector {
     /// Opens this process's procfs directory.
     #[must_use]
     pub fn new() -> Self {
-        let process = Process::myself().ok();
+        Self::reading(Process::myself().ok(), None)
+    }
+
+    /// Opens another process's procfs directory. What its user does not let us read shows as a reason when it is collected.
+    #[must_use]
+    pub fn of(pid: i32) -> Self {
+        Self::reading(Process::new(pid).ok(), Some(pid))
+    }
+
+    fn reading(process: Option<Process>, neighbour: Option<i32>) -> Self {
         let started_at_seconds = process.as_ref().and_then(started_at);
-        Self { process, started_at_seconds, waits: RunqueueWaits::default() }
+        Self { process, neighbour, started_at_seconds, waits: RunqueueWaits::default() }
+    }
+
+    /// Whether the process still runs: one that ended and was not waited for does not.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.process.as_ref().is_some_and(Process::is_alive)
     }
 
     /// Adds the process families.
     pub fn collect(&mut self, snapshot: &mut Snapshot) {
-        if let Some(cpu) = sys::process_cpu_time() {
+        let cpu = self.neighbour.map_or_else(sys::process_cpu_time, sys::cpu_time_of);
+        if let Some(cpu) = cpu {
             snapshot.push(&families::PROCESS_CPU, cpu.as_secs_f64());
         }
         let Some(process) = &self.process else {
-            snapshot.source("process", Err(Unavailable::NotHere("no /proc/self")));
+            snapshot.source("process", Err(Unavailable::NotHere("procfs has no such process")));
             return;
         };
         let threads = collect_stat(process, snapshot);
@@ -71,10 +89,11 @@ fn collect_stat(process: &Process, snapshot: &mut Snapshot) -> Result<i64, Unava
     snapshot.push(&families::PROCESS_RESIDENT_MEMORY, resident_bytes as f64);
     snapshot.push(&families::PROCESS_VIRTUAL_MEMORY, stat.vsize as f64);
     snapshot.push(&families::PROCESS_THREADS, stat.num_threads as f64);
-    snapshot.push(&families::PROCESS_OPEN_FDS, process.fd_count()? as f64);
     if let LimitValue::Value(limit) = process.limits()?.max_open_files.soft_limit {
         snapshot.push(&families::PROCESS_MAX_FDS, limit as f64);
     }
+    // Last: of another user's process, this alone is refused.
+    snapshot.push(&families::PROCESS_OPEN_FDS, process.fd_count()? as f64);
     Ok(stat.num_threads)
 }
 

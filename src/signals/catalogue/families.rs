@@ -40,6 +40,7 @@ pub(super) const ALL: &[Family] = &[
     AGENT_COLLECTION_SECONDS,
     AGENT_REQUESTS_FOLDED,
     AGENT_CONNECTIONS_EVICTED,
+    AGENT_TARGET_UP,
     HOST_MEMORY_AVAILABLE,
     HOST_CPU_COUNT,
 ];
@@ -366,6 +367,15 @@ pub const AGENT_CONNECTIONS_EVICTED: Family = Family {
     labels: &[],
     help: "Connections to the agent closed to make room for a new one",
     source: "the agent",
+};
+
+/// Sidecar only: 1 if the service beside it answered this scrape with its metrics, 0 if not.
+pub const AGENT_TARGET_UP: Family = Family {
+    name: "headroom_agent_target_up",
+    kind: FamilyKind::Gauge,
+    labels: &[],
+    help: "Sidecar only: 1 if the service beside it answered this scrape with its metrics, 0 if not",
+    source: "the sidecar",
 };
 
 /// Memory of the machine that can be had without swapping, in bytes.
