@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Method, StatusCode};
 
 use super::SidecarError;
@@ -25,6 +25,8 @@ pub(super) enum FetchError {
     Status { url: String, status: StatusCode },
     #[error("{url} answered more than {limit_bytes} bytes (agent.target.maxBody)")]
     TooLarge { url: String, limit_bytes: usize },
+    #[error("{url} answered OpenMetrics, although the text format was asked for")]
+    OpenMetrics { url: String },
     #[error("cannot read the bearer token of {}", .path.display())]
     Token { path: std::path::PathBuf, source: std::io::Error },
     #[error("the bearer token in {} cannot be a header", .path.display())]
@@ -85,6 +87,10 @@ impl TargetClient {
         let mut response = request.send().await.map_err(broken)?;
         if response.status() != StatusCode::OK {
             return Err(FetchError::Status { url: url.to_owned(), status: response.status() });
+        }
+        let form = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        if form.is_some_and(|form| form.starts_with("application/openmetrics-text")) {
+            return Err(FetchError::OpenMetrics { url: url.to_owned() });
         }
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(broken)? {

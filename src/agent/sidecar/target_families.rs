@@ -13,8 +13,6 @@ use std::collections::HashMap;
 pub(super) enum BodyError {
     #[error("its metrics are not UTF-8")]
     Encoding,
-    #[error("its metrics are OpenMetrics, although the text format was asked for")]
-    OpenMetrics,
     #[error("line {line} of its metrics is malformed: {reason}")]
     Line { line: usize, reason: &'static str },
 }
@@ -69,14 +67,12 @@ impl TargetFamily<'_> {
 /// Reads a whole body. Families come in the order of their first line.
 pub(super) fn read(body: &[u8]) -> Result<Vec<TargetFamily<'_>>, BodyError> {
     let text = std::str::from_utf8(body).map_err(|_| BodyError::Encoding)?;
-    if text.trim_ascii_end().rsplit('\n').next() == Some("# EOF") {
-        return Err(BodyError::OpenMetrics);
-    }
     let mut reader = Reader::default();
     for (index, line) in text.split_inclusive('\n').enumerate() {
         let malformed = |reason| BodyError::Line { line: index + 1, reason };
         // A number cut short is another number.
-        let line = line.strip_suffix('\n').ok_or(malformed("it does not end with a line feed"))?;
+        let whole = line.strip_suffix('\n').or(line.trim_ascii().is_empty().then_some(line));
+        let line = whole.ok_or(malformed("it does not end with a line feed"))?;
         reader.line(line.trim_ascii_end()).map_err(malformed)?;
     }
     Ok(reader.families)
@@ -131,7 +127,8 @@ impl<'a> Reader<'a> {
         if self.families.get(self.current).is_some_and(|family| family.holds(sample)) {
             return &mut self.families[self.current];
         }
-        let base = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| sample.strip_suffix(suffix));
+        let base =
+            ["_bucket", "_sum", "_count"].iter().find_map(|suffix| sample.strip_suffix(suffix));
         let known = base.and_then(|base| self.index.get(base)).copied();
         match known.filter(|at| self.families[*at].holds(sample)) {
             Some(at) => {
@@ -192,7 +189,8 @@ fn labels(mut text: &str) -> Result<(Labels<'_>, &str), &'static str> {
         }
         let (name, rest) = take_name(text, false).ok_or("a label name was expected")?;
         let rest = rest.trim_ascii_start().strip_prefix('=').ok_or("a label without a value")?;
-        let rest = rest.trim_ascii_start().strip_prefix('"').ok_or("a label value is not quoted")?;
+        let rest =
+            rest.trim_ascii_start().strip_prefix('"').ok_or("a label value is not quoted")?;
         let (value, rest) = quoted(rest).ok_or("the quote of a label value is not closed")?;
         labels.push((name, value));
         text = rest.trim_ascii_start();
@@ -251,8 +249,12 @@ mod tests {
         families.iter().for_each(|family| family.write(&mut text));
         assert_eq!(text, body);
         let names: Vec<_> = families.iter().map(|family| (family.name, family.kind)).collect();
-        let expected =
-            [("a_total", "counter"), ("b", "untyped"), ("h", "histogram"), ("h_count_total", "untyped")];
+        let expected = [
+            ("a_total", "counter"),
+            ("b", "untyped"),
+            ("h", "histogram"),
+            ("h_count_total", "untyped"),
+        ];
         assert_eq!(names, expected);
         assert_eq!(families[0].samples[0].label("x"), Some("1,}\"\n"));
     }
@@ -284,7 +286,8 @@ mod tests {
         ] {
             assert_eq!(line(text), Some(2), "{text:?}");
         }
-        assert_eq!(read(b"a 1\n# EOF\n").err(), Some(BodyError::OpenMetrics));
+        // OpenTelemetry's exporter for .NET ends the text format so; to that format it is a comment.
+        assert!(read(b"a 1\n# EOF\n").is_ok());
         assert_eq!(read(&[0xff, b'\n']).err(), Some(BodyError::Encoding));
         assert!(read(b"").is_ok_and(|families| families.is_empty()));
     }
