@@ -19,7 +19,8 @@
 //! # The parts
 //!
 //! - The **agent** ([`agent`]) is a library inside a Rust service. It reads the runtime, the allocator, the process and
-//!   the cgroup, and serves `/metrics`, probes and `/debug/pprof/*` from a thread of its own.
+//!   the cgroup, and serves `/metrics`, probes and `/debug/pprof/*` from a thread of its own. Beside a service in another
+//!   language the program runs it as a sidecar (`agent::sidecar`).
 //! - The **adapter** ([`adapter`]) is an aggregated API server with a [`controller`] for `ScalingPolicy` objects. It turns
 //!   signals and thresholds into the numbers an HPA scales on, and answers from memory.
 //!
