@@ -145,7 +145,8 @@ impl Sidecar {
         let mut told = Observation { service: config.service, pid, ..Observation::default() };
         let outcome = match body {
             None => Err(Unavailable::Beside(
-                "not configured: set agent.target.metrics (HEADROOM_AGENT_TARGET_METRICS)".to_owned(),
+                "not configured: set agent.target.metrics (HEADROOM_AGENT_TARGET_METRICS)"
+                    .to_owned(),
             )),
             Some(Err(why)) => Err(Unavailable::Beside(why)),
             Some(Ok(body)) => told.take(&body).map_err(Unavailable::Beside),

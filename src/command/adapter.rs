@@ -140,10 +140,12 @@ impl Parts {
         let live = self.live.clone();
         let ended = shutdown.clone();
         tasks.spawn(async move {
-            configured::follow(live, ended, |config: &AdapterConfig| config.log_level.clone()).await;
+            configured::follow(live, ended, |config: &AdapterConfig| config.log_level.clone())
+                .await;
             Ok("configuration")
         });
-        let routes = metrics_routes(self.registry.clone(), &self.progress).merge(self.live.routes());
+        let routes =
+            metrics_routes(self.registry.clone(), &self.progress).merge(self.live.routes());
         let ended = shutdown.clone();
         tasks.spawn(async move {
             axum::serve(plain, routes).with_graceful_shutdown(ended.cancelled_owned()).await?;

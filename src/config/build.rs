@@ -138,9 +138,8 @@ impl Section for AgentConfig {
 /// A sidecar that asks itself would ask again for each question.
 fn not_itself(values: &Values<'_>) -> Result<(), ConfigError> {
     let own_port = values.address("agent.bind").expect(TYPED).port();
-    let asks_itself = |path: &&str| {
-        values.url(path).is_some_and(|url| url.is_local() && url.port() == own_port)
-    };
+    let asks_itself =
+        |path: &&str| values.url(path).is_some_and(|url| url.is_local() && url.port() == own_port);
     let wrong = ["agent.target.metrics", "agent.target.pprof"].into_iter().filter(asks_itself);
     let problem = |path: &str| Problem {
         place: Place::Together,

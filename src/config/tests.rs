@@ -154,7 +154,8 @@ fn values_that_exclude_each_other_are_refused() {
 
 #[test]
 fn a_sidecar_does_not_ask_itself() {
-    let file = "agent: {bind: 127.0.0.1:9469, target: {metrics: \"http://localhost:9469/metrics\"}}";
+    let file =
+        "agent: {bind: 127.0.0.1:9469, target: {metrics: \"http://localhost:9469/metrics\"}}";
     let problem = agent(&inputs(&[], &[]), file).expect_err("its own port");
     assert!(problem.contains("agent.target.metrics: port 9469 is the sidecar's own"), "{problem}");
 }

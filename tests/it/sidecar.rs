@@ -62,6 +62,14 @@ fn home() -> Result<TempDir> {
     Ok(home)
 }
 
+/// The same file under another name, where that can be: a file just written may be busy when it is started.
+fn place(program: &Path, name: &Path) -> Result<()> {
+    if fs::hard_link(program, name).is_err() {
+        fs::copy(program, name)?;
+    }
+    Ok(())
+}
+
 struct Service {
     process: Process,
     address: String,
@@ -70,7 +78,7 @@ struct Service {
 impl Service {
     async fn start(home: &Path, user: User) -> Result<Self> {
         let binary = home.join("go-service");
-        fs::copy(tokio::task::spawn_blocking(go_service).await??, &binary)?;
+        place(tokio::task::spawn_blocking(go_service).await??, &binary)?;
         let mut command = Command::new(binary);
         command.arg("127.0.0.1:0");
         if user == User::Other {
@@ -102,7 +110,7 @@ impl Sidecar {
         if user == User::Other {
             // The checkout may be closed to others.
             let copy = home.join("headroom");
-            fs::copy(HEADROOM, &copy)?;
+            place(Path::new(HEADROOM), &copy)?;
             command = Command::new(copy);
             command.uid(OTHER_USER);
         }

@@ -32,7 +32,10 @@ const fn sum(family: &'static str, runtime: &'static str) -> SumRule {
 
 const HEAP: [SumRule; 7] = [
     sum("go_memstats_heap_inuse_bytes", "Go client_golang"),
-    SumRule { only: Some(("area", "heap")), ..sum("jvm_memory_used_bytes", "JVM Micrometer, client_java 1") },
+    SumRule {
+        only: Some(("area", "heap")),
+        ..sum("jvm_memory_used_bytes", "JVM Micrometer, client_java 1")
+    },
     SumRule { only: Some(("area", "heap")), ..sum("jvm_memory_bytes_used", "JVM client_java 0") },
     sum("nodejs_heap_size_used_bytes", "Node.js prom-client"),
     sum("dotnet_gc_last_collection_heap_size_bytes", ".NET 9 System.Runtime"),
@@ -117,7 +120,8 @@ const LATENCY: [LatencyRule; 8] = [
 /// What client libraries call the parts of a request, in the order in which they are looked for.
 const METHOD: [&str; 3] = ["http_request_method", "method", "http_method"];
 const ROUTE: [&str; 6] = ["http_route", "route", "uri", "handler", "path", "url"];
-const STATUS: [&str; 5] = ["http_response_status_code", "status_code", "status", "code", "http_status_code"];
+const STATUS: [&str; 5] =
+    ["http_response_status_code", "status_code", "status", "code", "http_status_code"];
 const ERROR: [&str; 2] = ["error_type", "exception"];
 
 /// What could be made.
@@ -154,7 +158,8 @@ impl Normalised {
         for rule in rules {
             let Some(source) = find(served, rule.family) else { continue };
             let counts = |sample: &&TargetSample<'_>| {
-                rule.only.is_none_or(|(label, value)| sample.label(label).is_none_or(|is| is == value))
+                rule.only
+                    .is_none_or(|(label, value)| sample.label(label).is_none_or(|is| is == value))
             };
             let values: Vec<f64> = source.samples.iter().filter(counts).map(|s| s.value).collect();
             let total = values.iter().sum::<f64>() * rule.scale;

@@ -111,9 +111,13 @@ fn passed_on(answer: reqwest::Response) -> Response {
 /// Names of profiles, `/` included, as `runtime/pprof` suggests it for one's own. Nothing that a server could read as a way out
 /// of the folder: no `..`, no escapes.
 fn is_plain(name: &str) -> bool {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.' | b'/');
+    let plain =
+        |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.' | b'/');
     let steps = |part: &str| matches!(part, "." | "..");
-    name.bytes().all(plain) && !name.split('/').any(steps) && !name.contains("//") && !name.starts_with('/')
+    name.bytes().all(plain)
+        && !name.split('/').any(steps)
+        && !name.contains("//")
+        && !name.starts_with('/')
 }
 
 /// How long the service captures. A value that is no number is left for the service to refuse.
@@ -149,7 +153,8 @@ mod tests {
         for name in ["profile", "", "goroutine", "github.com/x/y.Pool", "my-profile_1"] {
             assert!(is_plain(name), "{name}");
         }
-        for name in ["..", "../admin", "a/../../admin", "%2e%2e/admin", "/etc", "a//b", "a b", "."] {
+        for name in ["..", "../admin", "a/../../admin", "%2e%2e/admin", "/etc", "a//b", "a b", "."]
+        {
             assert!(!is_plain(name), "{name}");
         }
     }

@@ -23,15 +23,15 @@ const SAME_USER: &str =
 /// Why it is not known which process is the service.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum FindError {
-    #[error(
-        "no other process is visible: set shareProcessNamespace: true in the pod's spec"
-    )]
+    #[error("no other process is visible: set shareProcessNamespace: true in the pod's spec")]
     Alone,
     #[error("no process has the id {0} (agent.target.pid)")]
     NoPid(i32),
     #[error("no process is named {name:?} (agent.target.process); visible: {visible}")]
     NoName { name: String, visible: String },
-    #[error("several processes: {visible}; name the service's with agent.target.process or agent.target.pid")]
+    #[error(
+        "several processes: {visible}; name the service's with agent.target.process or agent.target.pid"
+    )]
     Several { visible: String },
     #[error(
         "several processes: {visible}; which one listens on port {port} may not be read: {SAME_USER}, or name it with agent.target.process"
