@@ -62,11 +62,11 @@ fn home() -> Result<TempDir> {
     Ok(home)
 }
 
-/// The same file under another name, where that can be: a file just written may be busy when it is started.
+/// Copies a program. Another process does: a file that this one has open for writing, as any child forked meanwhile has it
+/// too, cannot be started.
 fn place(program: &Path, name: &Path) -> Result<()> {
-    if fs::hard_link(program, name).is_err() {
-        fs::copy(program, name)?;
-    }
+    let status = Command::new("cp").arg(program).arg(name).status()?;
+    ensure!(status.success(), "cp {}", program.display());
     Ok(())
 }
 
@@ -207,9 +207,9 @@ fn the_cpu_of_a_service_without_metrics_is_read_from_its_process() {
         let pid = service.process.id().to_string();
         let sidecar = Sidecar::start(home.path(), User::Tests, &["--target-pid", &pid]).await?;
         let before = sidecar.series("process_cpu_seconds_total").await?.context("no CPU")?;
-        sidecar.client.get(service.url("/burn?for=2s")).send().await?.error_for_status()?;
-        // At least a quarter of a core was to be had; the sidecar's own CPU is far below.
-        sidecar.until("process_cpu_seconds_total", |now| now - before > 0.5).await?;
+        sidecar.client.get(service.url("/burn?for=500ms")).send().await?.error_for_status()?;
+        // The service burns half a second of CPU; the sidecar's own is far below.
+        sidecar.until("process_cpu_seconds_total", |now| now - before >= 0.5).await?;
         ensure!(sidecar.series("headroom_agent_target_up").await?.is_none(), "it has no metrics");
         ensure!(sidecar.sources().await?.contains("set agent.target.metrics"));
         Ok(())
@@ -238,6 +238,8 @@ fn what_another_user_hides_is_named_with_the_setting_that_grants_it() {
         ensure!(refused.contains(&"cgroup_cpu"), "{page}");
 
         let metrics = service.url("/metrics");
+        // A folder of its own: the address is read from the log in it.
+        let home = self::home()?;
         let seeking =
             Sidecar::start(home.path(), User::Other, &["--target-metrics", &metrics]).await?;
         let page = seeking.sources().await?;
