@@ -92,7 +92,7 @@ fn collect_stat(process: &Process, snapshot: &mut Snapshot) -> Result<i64, Unava
     if let LimitValue::Value(limit) = process.limits()?.max_open_files.soft_limit {
         snapshot.push(&families::PROCESS_MAX_FDS, limit as f64);
     }
-    // Last: of another user's process, this alone is refused.
+    // Last: before Linux 6.2 this alone is refused of another user's process.
     snapshot.push(&families::PROCESS_OPEN_FDS, process.fd_count()? as f64);
     Ok(stat.num_threads)
 }
