@@ -38,6 +38,8 @@ mod exposition;
 mod http_layer;
 mod jemalloc;
 mod server;
+#[cfg(feature = "adapter")]
+pub mod sidecar;
 #[cfg(test)]
 mod tests;
 mod thread;

@@ -25,6 +25,8 @@ pub struct Cli {
 pub enum Command {
     /// A loaded sample service with the agent, and the adapter, in one terminal; no cluster needed.
     Demo(DemoArgs),
+    /// The agent as a sidecar: metrics, profiles and process of a service in any language, on one port.
+    Agent(AgentArgs),
     /// The metrics API server and the controller of ScalingPolicy.
     Adapter(AdapterArgs),
     /// Prints the CustomResourceDefinition of ScalingPolicy as YAML.
@@ -95,33 +97,79 @@ impl DemoArgs {
     }
 }
 
-/// `headroom adapter`; flags are named as Kubernetes' own servers name them.
+/// `headroom agent`. What is not given comes from the environment, the file, or the defaults of docs/configuration.md.
+#[derive(Clone, Debug, Args)]
+pub struct AgentArgs {
+    /// The configuration (YAML; in a cluster a mounted ConfigMap). It is followed while the program runs.
+    #[arg(long, env = "HEADROOM_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Where to serve (0.0.0.0:9469).
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub bind: Option<String>,
+    /// The service's name in headroom_agent_info.
+    #[arg(long, value_name = "NAME")]
+    pub service: Option<String>,
+    /// The service's own /metrics, such as http://127.0.0.1:8080/metrics.
+    #[arg(long, value_name = "URL")]
+    pub target_metrics: Option<String>,
+    /// Where the service's profiles lie, such as http://127.0.0.1:6060/debug/pprof.
+    #[arg(long, value_name = "URL")]
+    pub target_pprof: Option<String>,
+    /// The service's process by id.
+    #[arg(long, value_name = "PID")]
+    pub target_pid: Option<String>,
+    /// The service's process by name.
+    #[arg(long, value_name = "NAME")]
+    pub target_process: Option<String>,
+}
+
+impl AgentArgs {
+    /// The flags that were given, as keys of the configuration. They are checked with everything else.
+    #[must_use]
+    pub fn flags(&self) -> Vec<(&'static str, String)> {
+        let given = [
+            ("agent.bind", &self.bind),
+            ("agent.service", &self.service),
+            ("agent.target.metrics", &self.target_metrics),
+            ("agent.target.pprof", &self.target_pprof),
+            ("agent.target.pid", &self.target_pid),
+            ("agent.target.process", &self.target_process),
+        ];
+        given.into_iter().filter_map(|(key, text)| Some((key, text.clone()?))).collect()
+    }
+}
+
+/// `headroom adapter`; flags are named as Kubernetes' own servers name them. What is not given comes from the environment, the
+/// file, or the defaults of docs/configuration.md.
 #[derive(Clone, Debug, Args)]
 pub struct AdapterArgs {
+    /// The configuration (YAML; in a cluster a mounted ConfigMap). It is followed while the program runs.
+    #[arg(long, env = "HEADROOM_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// Kubeconfig of the cluster; the in-cluster configuration without it.
     #[arg(long)]
     pub kubeconfig: Option<PathBuf>,
-    /// Port of the HTTPS API.
-    #[arg(long, default_value_t = 6443)]
-    pub secure_port: u16,
-    /// Address of the HTTPS API.
-    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::UNSPECIFIED))]
-    pub bind_address: IpAddr,
-    /// Address of the adapter's own /metrics and probes, without TLS.
-    #[arg(long, default_value = "0.0.0.0:8080")]
-    pub metrics_bind_address: SocketAddr,
+    /// Port of the HTTPS API (6443).
+    #[arg(long, value_name = "PORT")]
+    pub secure_port: Option<String>,
+    /// Address of the HTTPS API (0.0.0.0).
+    #[arg(long, value_name = "IP")]
+    pub bind_address: Option<String>,
+    /// Address of the adapter's own /metrics and probes, without TLS (0.0.0.0:8080).
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub metrics_bind_address: Option<String>,
     /// Serving certificate (PEM); without it the adapter signs its own and sets the APIService's caBundle.
     #[arg(long, requires = "tls_private_key_file")]
     pub tls_cert_file: Option<PathBuf>,
     /// Its private key (PEM).
     #[arg(long, requires = "tls_cert_file")]
     pub tls_private_key_file: Option<PathBuf>,
-    /// The adapter's own namespace.
-    #[arg(long, env = "POD_NAMESPACE", default_value = "headroom-system")]
-    pub namespace: String,
-    /// The adapter's Service, which the APIService points at.
-    #[arg(long, default_value = "headroom-adapter")]
-    pub service_name: String,
+    /// The adapter's own namespace (POD_NAMESPACE, else headroom-system).
+    #[arg(long)]
+    pub namespace: Option<String>,
+    /// The adapter's Service, which the APIService points at (headroom-adapter).
+    #[arg(long)]
+    pub service_name: Option<String>,
     /// This replica's name in the Lease.
     #[arg(long, env = "POD_NAME")]
     pub identity: Option<String>,
@@ -131,6 +179,21 @@ pub struct AdapterArgs {
     /// Take over the APIService v1beta1.external.metrics.k8s.io from another adapter.
     #[arg(long)]
     pub take_over: bool,
+}
+
+impl AdapterArgs {
+    /// The flags that were given, as keys of the configuration. They are checked with everything else.
+    #[must_use]
+    pub fn flags(&self) -> Vec<(&'static str, String)> {
+        let given = [
+            ("adapter.securePort", &self.secure_port),
+            ("adapter.bindAddress", &self.bind_address),
+            ("adapter.metricsBindAddress", &self.metrics_bind_address),
+            ("adapter.namespace", &self.namespace),
+            ("adapter.serviceName", &self.service_name),
+        ];
+        given.into_iter().filter_map(|(key, text)| Some((key, text.clone()?))).collect()
+    }
 }
 
 /// `10s`, `1m`, `500ms`, or a bare number of seconds.

@@ -3,6 +3,8 @@
 use crate::cli::{Cli, Command};
 
 pub mod adapter;
+pub mod agent;
+mod configured;
 pub mod demo;
 mod shutdown;
 
@@ -15,6 +17,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     match cli.command {
         Command::Demo(args) => demo::run(args),
+        Command::Agent(args) => agent::run(&args),
         Command::Adapter(args) => adapter::run(args),
         Command::Crd => {
             use std::io::Write;

@@ -19,7 +19,8 @@
 //! # The parts
 //!
 //! - The **agent** ([`agent`]) is a library inside a Rust service. It reads the runtime, the allocator, the process and
-//!   the cgroup, and serves `/metrics`, probes and `/debug/pprof/*` from a thread of its own.
+//!   the cgroup, and serves `/metrics`, probes and `/debug/pprof/*` from a thread of its own. Beside a service in another
+//!   language the program runs it as a sidecar (`agent::sidecar`).
 //! - The **adapter** ([`adapter`]) is an aggregated API server with a [`controller`] for `ScalingPolicy` objects. It turns
 //!   signals and thresholds into the numbers an HPA scales on, and answers from memory.
 //!
@@ -50,7 +51,7 @@
 //! | rooms | what they know |
 //! |---|---|
 //! | [`units`], [`quantity`], [`time`] | numbers with units, Kubernetes quantities, the two clocks |
-//! | [`sample`], [`probes`], [`telemetry`] | the words of the flow; what any program of ours needs |
+//! | [`sample`], [`config`], [`probes`], [`telemetry`] | the words of the flow; what any program of ours needs |
 //! | [`signals`] | the catalogue, and the collectors of this process |
 //! | [`store`], [`pprof`] | windows of samples; profiles |
 //! | [`policy`] | the demand, and why |
@@ -111,6 +112,7 @@ pub mod units;
 pub mod quantity;
 pub mod sample;
 
+pub mod config;
 pub mod probes;
 pub mod telemetry;
 

@@ -104,7 +104,7 @@ impl Collectors {
         self.runtime.collect(self.canary.tasks() + self.workers.tasks(), &mut snapshot);
         self.canary.collect(now.monotonic, &mut snapshot);
         self.allocator.collect(&mut snapshot);
-        let threads = self.process.collect(&mut snapshot);
+        let threads = self.process.collect_with_threads(&mut snapshot);
         self.workers.collect(&threads, self.process.threads(), &mut snapshot);
         self.cgroup.collect(&mut snapshot);
         self.psi.collect(self.cgroup.unified_directory(), &mut snapshot);

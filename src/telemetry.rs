@@ -4,8 +4,10 @@
 //! JSON lines unless a person is watching.
 
 use std::io::IsTerminal;
+use std::sync::OnceLock;
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// An error with its causes in one line, for the log.
 #[must_use]
@@ -50,10 +52,41 @@ impl Telemetry {
             .with_env_filter(filter)
             .with_writer(std::io::stderr)
             .with_ansi(std::io::stderr().is_terminal());
-        // An error only says that a subscriber is installed already.
-        let _ = match format {
-            LogFormat::Json => builder.json().flatten_event(true).try_init(),
-            LogFormat::Text => builder.try_init(),
-        };
+        // A second subscriber is refused, and its filter would change nothing.
+        match format {
+            LogFormat::Json => {
+                let builder = builder.json().flatten_event(true).with_filter_reloading();
+                let handle = builder.reload_handle();
+                if builder.finish().try_init().is_ok() {
+                    keep(move |filter| handle.reload(filter).is_ok());
+                }
+            }
+            LogFormat::Text => {
+                let builder = builder.with_filter_reloading();
+                let handle = builder.reload_handle();
+                if builder.finish().try_init().is_ok() {
+                    keep(move |filter| handle.reload(filter).is_ok());
+                }
+            }
+        }
     }
+
+    /// Changes what is logged from now on. Says whether it did: not without [`Telemetry::init`], and not for a text that is no
+    /// filter.
+    pub fn set_filter(directives: &str) -> bool {
+        match (EnvFilter::try_new(directives), FILTER.get()) {
+            (Ok(filter), Some(set)) => set(filter),
+            _ => false,
+        }
+    }
+}
+
+type SetFilter = Box<dyn Fn(EnvFilter) -> bool + Send + Sync>;
+
+/// Replaces the filter of the installed subscriber.
+static FILTER: OnceLock<SetFilter> = OnceLock::new();
+
+fn keep(set: impl Fn(EnvFilter) -> bool + Send + Sync + 'static) {
+    // Only the call whose subscriber was installed comes here.
+    let _ = FILTER.set(Box::new(set));
 }

@@ -44,6 +44,8 @@ mod reading;
 mod sandbox;
 #[path = "it/scaling.rs"]
 mod scaling;
+#[path = "it/sidecar.rs"]
+mod sidecar;
 
 /// `make cluster`: everything these tests use, for a person to look at.
 #[test]

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use prometheus::core::{Collector, Desc};
@@ -80,22 +81,31 @@ impl Collector for SignalCollector {
         let now = self.clock.now();
         let snapshot = self.collectors.lock().collect(now);
         self.log_changes(&snapshot);
-        let mut found = FamilySet::default();
-        for reading in snapshot.readings() {
-            found.add(reading.family, &reading.labels, reading.value, reading.at);
-        }
-        for (source, outcome) in snapshot.sources() {
-            let available = f64::from(u8::from(outcome.is_ok()));
-            found.add(&families::AGENT_SOURCE_AVAILABLE, &[source], available, None);
-        }
-        for (reason, lost) in pprof::samples_lost() {
-            found.add(&families::AGENT_PROFILE_SAMPLES_LOST, &[reason], lost as f64, None);
-        }
-        found.add(&families::AGENT_INFO, &[&self.service, env!("CARGO_PKG_VERSION")], 1.0, None);
-        let took = self.clock.now().monotonic.since(now.monotonic).as_secs_f64();
-        found.add(&families::AGENT_COLLECTION_SECONDS, &[], took, None);
-        found.0
+        let took = self.clock.now().monotonic.since(now.monotonic);
+        metric_families(&snapshot, &self.service, took)
     }
+}
+
+/// A snapshot as metric families, with which sources it had and how long it took.
+pub(super) fn metric_families(
+    snapshot: &Snapshot,
+    service: &str,
+    took: Duration,
+) -> Vec<MetricFamily> {
+    let mut found = FamilySet::default();
+    for reading in snapshot.readings() {
+        found.add(reading.family, &reading.labels, reading.value, reading.at);
+    }
+    for (source, outcome) in snapshot.sources() {
+        let available = f64::from(u8::from(outcome.is_ok()));
+        found.add(&families::AGENT_SOURCE_AVAILABLE, &[source], available, None);
+    }
+    for (reason, lost) in pprof::samples_lost() {
+        found.add(&families::AGENT_PROFILE_SAMPLES_LOST, &[reason], lost as f64, None);
+    }
+    found.add(&families::AGENT_INFO, &[service, env!("CARGO_PKG_VERSION")], 1.0, None);
+    found.add(&families::AGENT_COLLECTION_SECONDS, &[], took.as_secs_f64(), None);
+    found.0
 }
 
 /// The options of a metric that is registered on its own, as the catalogue describes it.

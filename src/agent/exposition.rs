@@ -106,6 +106,14 @@ impl Format {
     }
 }
 
+/// Families in the text format.
+#[cfg(feature = "adapter")]
+pub(super) fn text_of(families: &[MetricFamily]) -> String {
+    let mut writer = text::Writer::new(false, 16 * 1024);
+    families.iter().for_each(|family| writer.gathered(family));
+    String::from_utf8(writer.finish()).expect("names, labels and numbers are UTF-8")
+}
+
 /// Takes the families that are written without going through the registry, each with its series.
 pub(super) trait Sink {
     /// A new family; the series that follow are its own.

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use super::shutdown;
+use super::{configured, shutdown};
 use crate::adapter::serving_ca::{ServingCa, ServingCaOptions};
 use crate::adapter::serving_certificate::{InstallError, ServingMetrics};
 use crate::adapter::serving_files::ServingFiles;
@@ -23,6 +23,7 @@ use crate::adapter::{
     ServingCertificate, metrics_routes,
 };
 use crate::cli::AdapterArgs;
+use crate::config::{AdapterConfig, Inputs, Live};
 use crate::controller::Controller;
 use crate::controller::lease::Election;
 use crate::pipeline::{Pipeline, PipelineSetup};
@@ -48,16 +49,21 @@ pub(super) fn run(args: AdapterArgs) -> anyhow::Result<()> {
         .context("cannot start tokio")?;
     runtime.block_on(async {
         let shutdown = shutdown::on_signal().context("cannot handle signals")?;
+        let registry = prometheus::Registry::new();
+        let inputs = Inputs::from_process(args.flags(), args.config.clone());
+        let live = configured::start::<AdapterConfig>(inputs, &registry)?;
+        let config = live.current().config.clone();
         let client = client(&args).await?;
-        let listener =
-            TcpListener::bind((args.bind_address, args.secure_port)).await.with_context(|| {
-                format!("cannot listen on {}:{}", args.bind_address, args.secure_port)
-            })?;
-        let plain = TcpListener::bind(args.metrics_bind_address)
+        let (address, port) = (config.bind_address, config.secure_port);
+        let listener = TcpListener::bind((address, port))
             .await
-            .with_context(|| format!("cannot listen on {}", args.metrics_bind_address))?;
-        let parts = Parts::new(args, client);
-        info!(secure_port = parts.args.secure_port, "adapter starts");
+            .with_context(|| format!("cannot listen on {address}:{port} (adapter.securePort)"))?;
+        let plain = TcpListener::bind(config.metrics_bind_address).await.with_context(|| {
+            let address = config.metrics_bind_address;
+            format!("cannot listen on {address} (adapter.metricsBindAddress)")
+        })?;
+        let parts = Parts::new(args, live, registry, client);
+        info!(secure_port = port, "adapter starts");
         let lease = CancellationToken::new();
         let tasks = parts.start(listener, plain, &shutdown, &lease)?;
         supervise(tasks, shutdown, lease).await
@@ -87,6 +93,9 @@ type Tasks = JoinSet<anyhow::Result<&'static str>>;
 /// What the rooms share.
 struct Parts {
     args: AdapterArgs,
+    live: Live<AdapterConfig>,
+    /// As it was at the start: what these parts take from it needs one.
+    config: AdapterConfig,
     client: kube::Client,
     clock: Clock,
     progress: Progress,
@@ -95,14 +104,21 @@ struct Parts {
 }
 
 impl Parts {
-    fn new(args: AdapterArgs, client: kube::Client) -> Self {
+    fn new(
+        args: AdapterArgs,
+        live: Live<AdapterConfig>,
+        registry: prometheus::Registry,
+        client: kube::Client,
+    ) -> Self {
         let clock = Clock::start();
         Self {
             args,
+            config: live.current().config.clone(),
+            live,
             client,
             clock,
             progress: Progress::new(clock),
-            registry: prometheus::Registry::new(),
+            registry,
             board: Arc::default(),
         }
     }
@@ -121,7 +137,15 @@ impl Parts {
         let certificate = Arc::new(ServingCertificate::new(self.progress.add_condition("TLS")));
         self.certify(&mut tasks, certificate.clone(), leading, shutdown)?;
         self.serve(&mut tasks, listener, certificate, shutdown)?;
-        let routes = metrics_routes(self.registry.clone(), &self.progress);
+        let live = self.live.clone();
+        let ended = shutdown.clone();
+        tasks.spawn(async move {
+            configured::follow(live, ended, |config: &AdapterConfig| config.log_level.clone())
+                .await;
+            Ok("configuration")
+        });
+        let routes =
+            metrics_routes(self.registry.clone(), &self.progress).merge(self.live.routes());
         let ended = shutdown.clone();
         tasks.spawn(async move {
             axum::serve(plain, routes).with_graceful_shutdown(ended.cancelled_owned()).await?;
@@ -139,7 +163,7 @@ impl Parts {
             Some(name) => name.clone(),
             None => sysinfo::System::host_name().unwrap_or_else(|_| "headroom-adapter".to_owned()),
         };
-        let namespace = &self.args.namespace;
+        let namespace = &self.config.namespace;
         let (election, leading) = Election::new(
             self.client.clone(),
             namespace,
@@ -187,7 +211,12 @@ impl Parts {
     ) -> anyhow::Result<()> {
         let (sender, batches) = mpsc::channel(QUEUED_BATCHES);
         let source = Scraper::new(ScrapeSetup {
-            limits: Limits::default(),
+            limits: Limits {
+                body_bytes: self.config.scrape.body_bytes,
+                series_per_pod: self.config.scrape.series_per_pod,
+                labels_per_series: self.config.scrape.labels_per_series,
+                label_bytes_per_series: self.config.scrape.label_bytes_per_series,
+            },
             clock: self.clock,
             batches: sender,
             registry: &self.registry,
@@ -233,8 +262,8 @@ impl Parts {
             return Ok(());
         }
         let options = ServingCaOptions {
-            namespace: self.args.namespace.clone(),
-            service: self.args.service_name.clone(),
+            namespace: self.config.namespace.clone(),
+            service: self.config.service_name.clone(),
             service_port: 443,
             pod_ip: self.args.pod_ip,
             api_services: vec![API_SERVICE.to_owned()],

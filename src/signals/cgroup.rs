@@ -32,6 +32,8 @@ const V1_NO_MEMORY_LIMIT: u64 = 1 << 62;
 #[derive(Debug)]
 pub struct CgroupCollector {
     root: PathBuf,
+    /// The procfs directory of the process.
+    process: PathBuf,
     membership: String,
     location: Location,
 }
@@ -41,7 +43,17 @@ impl CgroupCollector {
     #[must_use]
     pub fn new(root: impl AsRef<Path>) -> Self {
         let root = root.as_ref().to_owned();
-        Self { root, membership: String::new(), location: Location::default() }
+        let process = root.join("proc/self");
+        Self { root, process, membership: String::new(), location: Location::default() }
+    }
+
+    /// The cgroup of another process, through the file system that it sees: a container's own cgroup is mounted nowhere else.
+    /// The kernel lets its own user in, and those who may trace it (ptrace(2), access mode READ).
+    #[must_use]
+    pub fn of(pid: i32) -> Self {
+        let process = PathBuf::from(format!("/proc/{pid}"));
+        let root = process.join("root");
+        Self { root, process, membership: String::new(), location: Location::default() }
     }
 
     /// Adds the cgroup families.
@@ -65,9 +77,13 @@ impl CgroupCollector {
     }
 
     fn locate(&mut self) -> Result<(), Unavailable> {
-        let membership = read(&self.root.join("proc/self/cgroup"))?;
+        let membership = read(&self.process.join("cgroup"))?;
         if membership != self.membership {
-            let mounts = read(&self.root.join("proc/self/mountinfo"))?;
+            // What may not be looked into would read as a cgroup that is not there.
+            if let Err(source) = std::fs::metadata(&self.root) {
+                return Err(Unavailable::Read { path: self.root.clone(), source });
+            }
+            let mounts = read(&self.process.join("mountinfo"))?;
             self.location = Location::find(&membership, &mounts, &self.root, is_root);
             self.membership = membership;
         }

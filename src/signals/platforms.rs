@@ -191,7 +191,9 @@ fn a_system_without_cgroups_has_reasons_and_no_values() {
 
 #[test]
 fn threads_are_found_with_what_the_scheduler_counted() {
-    let found = Threads::new(&tree("linux-6.18-hybrid")).read_all().expect("a captured thread");
+    let found = Threads::of(&tree("linux-6.18-hybrid").join("proc/self"))
+        .read_all()
+        .expect("a captured thread");
     assert_eq!(found, [(13_713, Schedstat { on_cpu_nanos: 0, waiting_nanos: 41_923 })]);
-    assert!(Threads::new(&tree("gvisor")).read_all().is_err());
+    assert!(Threads::of(&tree("gvisor").join("proc/self")).read_all().is_err());
 }

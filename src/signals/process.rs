@@ -1,4 +1,4 @@
-//! This process: CPU, memory, descriptors, threads, and how long its threads waited for a core.
+//! This process, or one beside it: CPU, memory, descriptors, threads, and how long its threads waited for a core.
 //!
 //! In: procfs and the process's CPU clock. Out: the `process_*` families, as other Prometheus clients name them. Never: a
 //! counter that falls when a thread ends.
@@ -18,10 +18,12 @@ use super::threads::Threads;
 /// A reading costs one file per thread; past this many the family is left out.
 const MAX_THREADS: i64 = 512;
 
-/// Reads `/proc/self`.
+/// Reads `/proc/self`, or the directory of another process.
 #[derive(Debug)]
 pub struct ProcessCollector {
     process: Option<Process>,
+    /// `None` is this process.
+    neighbour: Option<i32>,
     started_at_seconds: Option<f64>,
     threads: Threads,
     waits: RunqueueWaits,
@@ -37,10 +39,24 @@ impl ProcessCollector {
     /// Opens this process's procfs directory.
     #[must_use]
     pub fn new() -> Self {
-        let process = Process::myself().ok();
+        Self::reading(Process::myself().ok(), None)
+    }
+
+    /// Opens another process's procfs directory. What its user does not let us read shows as a reason when it is collected.
+    #[must_use]
+    pub fn of(pid: i32) -> Self {
+        Self::reading(Process::new(pid).ok(), Some(pid))
+    }
+
+    fn reading(process: Option<Process>, neighbour: Option<i32>) -> Self {
         let started_at_seconds = process.as_ref().and_then(started_at);
-        let threads = Threads::new(Path::new("/"));
-        Self { process, started_at_seconds, threads, waits: RunqueueWaits::default() }
+        let directory = match neighbour {
+            Some(pid) => format!("/proc/{pid}"),
+            None => "/proc/self".to_owned(),
+        };
+        let threads = Threads::of(Path::new(&directory));
+        let waits = RunqueueWaits::default();
+        Self { process, neighbour, started_at_seconds, threads, waits }
     }
 
     /// Where the scheduler's counts of single threads are.
@@ -48,13 +64,28 @@ impl ProcessCollector {
         &self.threads
     }
 
+    /// Whether the process still runs: one that ended and was not waited for does not.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.process.as_ref().is_some_and(Process::is_alive)
+    }
+
+    /// Adds the process families.
+    pub fn collect(&mut self, snapshot: &mut Snapshot) {
+        self.collect_with_threads(snapshot);
+    }
+
     /// Adds the process families. Returns the scheduler's counts of every thread, if they were read.
-    pub(super) fn collect(&mut self, snapshot: &mut Snapshot) -> HashMap<u32, Schedstat> {
-        if let Some(cpu) = sys::process_cpu_time() {
+    pub(super) fn collect_with_threads(
+        &mut self,
+        snapshot: &mut Snapshot,
+    ) -> HashMap<u32, Schedstat> {
+        let cpu = self.neighbour.map_or_else(sys::process_cpu_time, sys::cpu_time_of);
+        if let Some(cpu) = cpu {
             snapshot.push(&families::PROCESS_CPU, cpu.as_secs_f64());
         }
         let Some(process) = &self.process else {
-            snapshot.source("process", Err(Unavailable::NotHere("no /proc/self")));
+            snapshot.source("process", Err(Unavailable::NotHere("procfs has no such process")));
             return HashMap::new();
         };
         let threads = collect_stat(process, snapshot);
@@ -90,7 +121,6 @@ fn collect_stat(process: &Process, snapshot: &mut Snapshot) -> Result<i64, Unava
     snapshot.push(&families::PROCESS_RESIDENT_MEMORY, resident_bytes as f64);
     snapshot.push(&families::PROCESS_VIRTUAL_MEMORY, stat.vsize as f64);
     snapshot.push(&families::PROCESS_THREADS, stat.num_threads as f64);
-    snapshot.push(&families::PROCESS_OPEN_FDS, open_fds(process)? as f64);
     let limits = process.limits()?;
     if let LimitValue::Value(limit) = limits.max_open_files.soft_limit {
         snapshot.push(&families::PROCESS_MAX_FDS, limit as f64);
@@ -98,13 +128,15 @@ fn collect_stat(process: &Process, snapshot: &mut Snapshot) -> Result<i64, Unava
     if let LimitValue::Value(limit) = limits.max_address_space.soft_limit {
         snapshot.push(&families::PROCESS_VIRTUAL_MEMORY_MAX, limit as f64);
     }
+    // Last: before Linux 6.2 this alone is refused of another user's process.
+    snapshot.push(&families::PROCESS_OPEN_FDS, open_fds(process)? as f64);
     Ok(stat.num_threads)
 }
 
 /// Since Linux 6.2 the directory's size is the number of open descriptors (proc(5)); before, it is 0 and they are counted,
 /// one directory entry each.
 fn open_fds(process: &Process) -> Result<u64, Unavailable> {
-    match fs::metadata("/proc/self/fd") {
+    match fs::metadata(format!("/proc/{}/fd", process.pid)) {
         Ok(directory) if directory.len() > 0 => Ok(directory.len()),
         _ => Ok(process.fd_count()? as u64),
     }
@@ -174,7 +206,7 @@ mod tests {
     #[test]
     fn this_process_is_read() {
         let mut snapshot = Snapshot::default();
-        let threads = ProcessCollector::new().collect(&mut snapshot);
+        let threads = ProcessCollector::new().collect_with_threads(&mut snapshot);
         assert!(threads.contains_key(&sys::thread_id()));
         let value = |name: &str| {
             let found = snapshot.readings().iter().find(|reading| reading.family.name == name);

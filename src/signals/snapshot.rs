@@ -36,6 +36,9 @@ pub enum Unavailable {
     /// The source does not exist in this process.
     #[error("{0}")]
     NotHere(&'static str),
+    /// The service beside this process does not give it.
+    #[error("{0}")]
+    Beside(String),
 }
 
 impl From<tikv_jemalloc_ctl::Error> for Unavailable {

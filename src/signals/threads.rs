@@ -1,6 +1,6 @@
-//! What the scheduler counts for each thread of this process.
+//! What the scheduler counts for each thread of a process.
 //!
-//! In: `/proc/self/task/<tid>/schedstat`. Out: time on a core and time waiting for one, per thread. Never: a file that stays
+//! In: `/proc/<pid>/task/<tid>/schedstat`. Out: time on a core and time waiting for one, per thread. Never: a file that stays
 //! open (it would count among the service's descriptors); a thread that ended between two reads is skipped.
 
 use std::fs::{self, File};
@@ -17,9 +17,9 @@ pub(super) struct Threads {
 }
 
 impl Threads {
-    /// `root` is `/`, or a directory with a copy of its `proc`.
-    pub(super) fn new(root: &Path) -> Self {
-        Self { directory: root.join("proc/self/task") }
+    /// `process` is the procfs directory of one.
+    pub(super) fn of(process: &Path) -> Self {
+        Self { directory: process.join("task") }
     }
 
     /// Every living thread. A reading costs about 4 microseconds each.

@@ -252,7 +252,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_census_finds_the_worker_that_works_and_its_time_on_a_core() {
         let mut collector = WorkerCollector::new(Handle::current());
-        let (threads, seats) = (Threads::new(Path::new("/")), collector.seats());
+        let (threads, seats) = (Threads::of(Path::new("/proc/self")), collector.seats());
         let sees_nothing = |collector: &mut WorkerCollector| {
             let mut snapshot = Snapshot::default();
             collector.collect(&HashMap::new(), &threads, &mut snapshot);

@@ -47,6 +47,7 @@ pub(super) const ALL: &[Family] = &[
     AGENT_REQUESTS_FOLDED,
     AGENT_CONNECTIONS_EVICTED,
     AGENT_PROFILE_SAMPLES_LOST,
+    AGENT_TARGET_UP,
     HOST_MEMORY_AVAILABLE,
     HOST_CPU_COUNT,
 ];
@@ -436,6 +437,15 @@ pub const AGENT_PROFILE_SAMPLES_LOST: Family = Family {
     labels: &["reason"],
     help: "CPU samples that no profile has (ring_full, stacks_full, no_timer) or that are not whole (callers_unknown, stack_cut)",
     source: "the CPU sampler",
+};
+
+/// Sidecar only: 1 if the service beside it answered this scrape with its metrics, 0 if not.
+pub const AGENT_TARGET_UP: Family = Family {
+    name: "headroom_agent_target_up",
+    kind: FamilyKind::Gauge,
+    labels: &[],
+    help: "Sidecar only: 1 if the service beside it answered this scrape with its metrics, 0 if not",
+    source: "the sidecar",
 };
 
 /// Memory of the machine that can be had without swapping, in bytes.

@@ -1,0 +1,311 @@
+//! The agent beside a service in any language: its metrics, its profiles, its process, on one port.
+//!
+//! In: a followed configuration. Out: `/metrics` with the service's own families as they are, the same signals under
+//! Headroom's names, and what the kernel knows of the process and its cgroup; `/debug/pprof/*` of the service; probes; two pages
+//! that say what is in effect and what may not be read. Never: a family of the service that is overwritten, or a service that is
+//! down taking the kernel's signals with it.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use parking_lot::Mutex;
+use prometheus::Registry;
+use prometheus::proto::MetricFamily;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::collector::metric_families;
+use super::exposition::{self, Format};
+use super::server::{self, ServerMetrics};
+use crate::config::{AgentConfig, Live};
+use crate::probes::Progress;
+use crate::signals::catalogue::families;
+use crate::signals::host::HostCollector;
+use crate::signals::{Snapshot, Unavailable};
+use crate::telemetry::error_chain;
+use crate::time::Clock;
+
+mod normalised;
+mod pprof_proxy;
+mod target_client;
+mod target_families;
+mod target_process;
+#[cfg(test)]
+mod tests;
+
+use normalised::Normalised;
+use target_client::TargetClient;
+use target_families::TargetFamily;
+use target_process::TargetProcess;
+
+/// Where the page of the sources is.
+pub const SOURCES_PATH: &str = "/debug/headroom/sources";
+
+/// Families of these names are the sidecar's own, whatever the service serves.
+const OWN_PREFIXES: [&str; 2] = ["headroom_agent_", "headroom_config_"];
+
+/// Why a sidecar cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum SidecarError {
+    /// The TLS provider offers no protocol version.
+    #[error("cannot set up the HTTP client")]
+    Tls(#[from] rustls::Error),
+    /// The HTTP client refuses its options.
+    #[error("cannot build the HTTP client")]
+    Client(#[from] reqwest::Error),
+    /// A metric of the sidecar cannot be registered.
+    #[error("cannot register the sidecar's metrics")]
+    Register(#[from] prometheus::Error),
+}
+
+/// A sidecar. Cheap to clone; every clone is the same.
+#[derive(Clone, Debug)]
+pub struct Sidecar(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    live: Live<AgentConfig>,
+    registry: Registry,
+    server_metrics: ServerMetrics,
+    clock: Clock,
+    client: TargetClient,
+    kernel: Mutex<Kernel>,
+    /// The reason of each source that had no values at the last scrape.
+    reasons: Mutex<HashMap<&'static str, String>>,
+}
+
+/// What is read of the kernel.
+#[derive(Debug)]
+struct Kernel {
+    process: TargetProcess,
+    host: HostCollector,
+}
+
+impl Sidecar {
+    /// A sidecar with that configuration. Its own metrics go to `registry`, which is served too.
+    ///
+    /// # Errors
+    /// [`SidecarError`]: the HTTP client or the metrics.
+    pub fn new(
+        live: Live<AgentConfig>,
+        registry: Registry,
+        clock: Clock,
+    ) -> Result<Self, SidecarError> {
+        let server_metrics = ServerMetrics::register(&registry)?;
+        let kernel = Kernel { process: TargetProcess::new(), host: HostCollector::new() };
+        Ok(Self(Arc::new(Shared {
+            live,
+            registry,
+            server_metrics,
+            clock,
+            client: TargetClient::new()?,
+            kernel: Mutex::new(kernel),
+            reasons: Mutex::default(),
+        })))
+    }
+
+    /// All routes.
+    pub fn routes(&self, progress: &Progress) -> Router {
+        Router::new()
+            .route("/metrics", get(metrics))
+            .route(SOURCES_PATH, get(sources))
+            .with_state(self.clone())
+            .merge(pprof_proxy::routes(self.clone()))
+            .merge(self.0.live.routes())
+            .merge(progress.routes())
+    }
+
+    /// Serves until `stop`, then lets running answers finish for half a second.
+    pub async fn serve(&self, listener: TcpListener, progress: &Progress, stop: CancellationToken) {
+        let metrics = self.0.server_metrics.clone();
+        server::serve(listener, self.routes(progress), metrics, stop).await;
+    }
+
+    fn config(&self) -> AgentConfig {
+        self.0.live.current().config.clone()
+    }
+
+    fn client(&self) -> &TargetClient {
+        &self.0.client
+    }
+
+    /// Everything that one scrape sees.
+    async fn observe(&self) -> Observation {
+        let config = self.config();
+        let started = self.0.clock.now().monotonic;
+        let (body, read) = tokio::join!(self.body(&config), self.kernel(&config));
+        let (mut snapshot, pid) = read;
+        let took = self.0.clock.now().monotonic.since(started);
+        let mut told = Observation { service: config.service, pid, ..Observation::default() };
+        let outcome = match body {
+            None => Err(Unavailable::Beside(
+                "not configured: set agent.target.metrics (HEADROOM_AGENT_TARGET_METRICS)"
+                    .to_owned(),
+            )),
+            Some(Err(why)) => Err(Unavailable::Beside(why)),
+            Some(Ok(body)) => told.take(&body).map_err(Unavailable::Beside),
+        };
+        if config.target.metrics.is_some() {
+            let up = f64::from(u8::from(outcome.is_ok()));
+            snapshot.push(&families::AGENT_TARGET_UP, up);
+        }
+        snapshot.source("target_metrics", outcome);
+        self.log_changes(&snapshot);
+        told.add(metric_families(&snapshot, &told.service, took));
+        told.add(self.0.registry.gather());
+        told.snapshot = snapshot;
+        told
+    }
+
+    async fn body(&self, config: &AgentConfig) -> Option<Result<Vec<u8>, String>> {
+        let url = config.target.metrics.as_ref()?;
+        let body = self.0.client.metrics(url, &config.target).await;
+        Some(body.map_err(|error| error_chain(&error)))
+    }
+
+    /// Reads procfs on a thread where it keeps no answer waiting.
+    async fn kernel(&self, config: &AgentConfig) -> (Snapshot, Option<i32>) {
+        let (shared, target) = (self.0.clone(), config.target.clone());
+        let read = tokio::task::spawn_blocking(move || {
+            let mut snapshot = Snapshot::default();
+            let mut kernel = shared.kernel.lock();
+            kernel.process.collect(&target, &mut snapshot);
+            kernel.host.collect(&mut snapshot);
+            (snapshot, kernel.process.pid())
+        });
+        read.await.unwrap_or_else(|error| {
+            tracing::error!(error = &error as &dyn std::error::Error, "reading procfs panicked");
+            (Snapshot::default(), None)
+        })
+    }
+
+    /// Logs a reason when it is new, and a recovery.
+    fn log_changes(&self, snapshot: &Snapshot) {
+        let mut reasons = self.0.reasons.lock();
+        for (source, outcome) in snapshot.sources() {
+            match outcome {
+                Ok(()) => {
+                    if reasons.remove(source).is_some() {
+                        tracing::info!(source, "source is available again");
+                    }
+                }
+                Err(error) => {
+                    let reason = reason(error);
+                    if reasons.get(source) != Some(&reason) {
+                        tracing::warn!(source, error = reason, "source is not available");
+                        reasons.insert(source, reason);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The whole chain, and what to set.
+fn reason(error: &Unavailable) -> String {
+    match target_process::grant(error) {
+        None => error_chain(error),
+        Some(grant) => format!("{}: {grant}", error_chain(error)),
+    }
+}
+
+/// What one scrape saw.
+#[derive(Debug, Default)]
+struct Observation {
+    service: String,
+    pid: Option<i32>,
+    snapshot: Snapshot,
+    /// The service's families as text, without those that are ours.
+    passed_on: String,
+    /// Names that are taken, whoever serves them.
+    taken: std::collections::HashSet<String>,
+    /// Families of the service that are not passed on under their names.
+    withheld: Vec<String>,
+    normalised: Normalised,
+    own: Vec<MetricFamily>,
+}
+
+impl Observation {
+    /// The service's answer: passes its families on and makes ours of them.
+    fn take(&mut self, body: &[u8]) -> Result<(), String> {
+        let served = target_families::read(body).map_err(|error| error.to_string())?;
+        self.normalised = normalised::normalise(&served);
+        let replaced = self.normalised.replaced;
+        for family in &served {
+            if OWN_PREFIXES.iter().any(|prefix| family.name.starts_with(prefix)) {
+                self.withheld.push(family.name.to_owned());
+            } else if Some(family.name) != replaced {
+                family.write(&mut self.passed_on);
+                self.taken.extend(names(family));
+            }
+        }
+        let made = std::mem::take(&mut self.normalised.families);
+        self.add(made);
+        Ok(())
+    }
+
+    /// Adds families whose names nobody has taken yet.
+    fn add(&mut self, families: Vec<MetricFamily>) {
+        for family in families {
+            if self.taken.insert(family.name().to_owned()) {
+                self.own.push(family);
+            }
+        }
+    }
+
+    fn text(&self) -> String {
+        let mut text = exposition::text_of(&self.own);
+        text.push_str(&self.passed_on);
+        text
+    }
+
+    fn page(&self) -> String {
+        let mut page = String::new();
+        // Writing to a String cannot fail.
+        let _ = match self.pid {
+            Some(pid) => writeln!(page, "process {pid}\n"),
+            None => writeln!(page, "no process\n"),
+        };
+        for (source, outcome) in self.snapshot.sources() {
+            let _ = match outcome {
+                Ok(()) => writeln!(page, "{source:<24} available"),
+                Err(error) => writeln!(page, "{source:<24} NOT available: {}", reason(error)),
+            };
+        }
+        page.push('\n');
+        for (name, source) in &self.normalised.made {
+            let _ = writeln!(page, "{name} is made of {source}");
+        }
+        for note in &self.normalised.notes {
+            let _ = writeln!(page, "not made: {note}");
+        }
+        for name in &self.withheld {
+            let _ = writeln!(page, "not passed on: {name}, which is the sidecar's own");
+        }
+        page
+    }
+}
+
+/// The name of a family, and of its series where they look like families of their own.
+fn names(family: &TargetFamily<'_>) -> Vec<String> {
+    let series = family.samples.iter().map(|sample| sample.name);
+    let mut names: Vec<String> = series.chain([family.name]).map(str::to_owned).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+async fn metrics(State(sidecar): State<Sidecar>) -> Response {
+    let text = sidecar.observe().await.text();
+    ([(header::CONTENT_TYPE, Format::Text.content_type())], text).into_response()
+}
+
+async fn sources(State(sidecar): State<Sidecar>) -> String {
+    sidecar.observe().await.page()
+}

@@ -1,0 +1,188 @@
+//! From settings to the typed sections.
+//!
+//! In: every key of one program. Out: its section, or what does not go together. Never: a key that the table does not have.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::keys::Program;
+use super::layers::Setting;
+use super::problem::{ConfigError, Place, Problem};
+use super::value::Value;
+use super::{
+    AdapterConfig, AgentConfig, CaptureConfig, CaptureRule, HttpUrl, ProcessChoice, RingConfig,
+    ScrapeConfig, TargetConfig,
+};
+use crate::units::Ratio;
+
+/// A program's section of the configuration.
+pub trait Section: Clone + PartialEq + Send + Sync + 'static {
+    /// Whose section it is.
+    const PROGRAM: Program;
+
+    /// From settings that hold a value for each key that has a default.
+    ///
+    /// # Errors
+    /// What does not go together.
+    fn build(settings: &[Setting]) -> Result<Self, ConfigError>;
+}
+
+/// Looks values up by path.
+struct Values<'a>(&'a [Setting]);
+
+/// Why a look-up cannot fail.
+const TYPED: &str =
+    "the table gives this key a default of this kind, and a test builds every section";
+
+impl Values<'_> {
+    fn get(&self, path: &str) -> Option<&Value> {
+        let setting = self.0.iter().find(|setting| setting.key.path == path).expect(TYPED);
+        setting.value.as_ref()
+    }
+
+    fn text(&self, path: &str) -> Option<String> {
+        match self.get(path)? {
+            Value::Text(text) => Some(text.clone()),
+            _ => None,
+        }
+    }
+
+    fn url(&self, path: &str) -> Option<HttpUrl> {
+        match self.get(path)? {
+            Value::Url(url) => Some(url.clone()),
+            _ => None,
+        }
+    }
+
+    fn file(&self, path: &str) -> Option<PathBuf> {
+        match self.get(path)? {
+            Value::File(file) => Some(file.clone()),
+            _ => None,
+        }
+    }
+
+    fn address(&self, path: &str) -> Option<SocketAddr> {
+        match self.get(path)? {
+            Value::Address(address) => Some(*address),
+            _ => None,
+        }
+    }
+
+    fn ip(&self, path: &str) -> Option<IpAddr> {
+        match self.get(path)? {
+            Value::Ip(ip) => Some(*ip),
+            _ => None,
+        }
+    }
+
+    fn duration(&self, path: &str) -> Option<Duration> {
+        match self.get(path)? {
+            Value::Duration(duration) => Some(*duration),
+            _ => None,
+        }
+    }
+
+    fn whole<T: TryFrom<u64>>(&self, path: &str) -> Option<T> {
+        match self.get(path)? {
+            Value::Whole(number) => T::try_from(*number).ok(),
+            _ => None,
+        }
+    }
+
+    fn share(&self, path: &str) -> Option<Ratio> {
+        match self.get(path)? {
+            Value::Share(share) => Some(*share),
+            _ => None,
+        }
+    }
+
+    fn rules(&self, path: &str) -> Option<Vec<CaptureRule>> {
+        match self.get(path)? {
+            Value::Rules(rules) => Some(rules.clone()),
+            _ => None,
+        }
+    }
+}
+
+impl Section for AgentConfig {
+    const PROGRAM: Program = Program::Agent;
+
+    fn build(settings: &[Setting]) -> Result<Self, ConfigError> {
+        let values = Values(settings);
+        not_itself(&values)?;
+        Ok(Self {
+            bind: values.address("agent.bind").expect(TYPED),
+            service: values.text("agent.service").expect(TYPED),
+            log_level: values.text("agent.logLevel").expect(TYPED),
+            target: TargetConfig {
+                metrics: values.url("agent.target.metrics"),
+                timeout: values.duration("agent.target.timeout").expect(TYPED),
+                max_body_bytes: values.whole("agent.target.maxBody").expect(TYPED),
+                pprof: values.url("agent.target.pprof"),
+                bearer_token_file: values.file("agent.target.bearerTokenFile"),
+                process: process(&values)?,
+            },
+            capture: CaptureConfig {
+                ring: RingConfig {
+                    window: values.duration("agent.capture.ring.window").expect(TYPED),
+                    size_bytes: values.whole("agent.capture.ring.size").expect(TYPED),
+                },
+                memory_near_limit: values.share("agent.capture.memoryNearLimit").expect(TYPED),
+                rules: values.rules("agent.capture.rules").expect(TYPED),
+            },
+        })
+    }
+}
+
+/// A sidecar that asks itself would ask again for each question.
+fn not_itself(values: &Values<'_>) -> Result<(), ConfigError> {
+    let own_port = values.address("agent.bind").expect(TYPED).port();
+    let asks_itself =
+        |path: &&str| values.url(path).is_some_and(|url| url.is_local() && url.port() == own_port);
+    let wrong = ["agent.target.metrics", "agent.target.pprof"].into_iter().filter(asks_itself);
+    let problem = |path: &str| Problem {
+        place: Place::Together,
+        path: path.to_owned(),
+        message: format!("port {own_port} is the sidecar's own (agent.bind)"),
+    };
+    let problems: Vec<_> = wrong.map(problem).collect();
+    if problems.is_empty() { Ok(()) } else { Err(ConfigError(problems)) }
+}
+
+fn process(values: &Values<'_>) -> Result<ProcessChoice, ConfigError> {
+    match (values.whole("agent.target.pid"), values.text("agent.target.process")) {
+        (None, None) => Ok(ProcessChoice::Find),
+        (Some(pid), None) => Ok(ProcessChoice::Pid(pid)),
+        (None, Some(name)) => Ok(ProcessChoice::Named(name)),
+        (Some(_), Some(_)) => Err(ConfigError(vec![Problem {
+            place: Place::Together,
+            path: "agent.target.pid".to_owned(),
+            message: "excludes agent.target.process; set one of them".to_owned(),
+        }])),
+    }
+}
+
+impl Section for AdapterConfig {
+    const PROGRAM: Program = Program::Adapter;
+
+    fn build(settings: &[Setting]) -> Result<Self, ConfigError> {
+        let values = Values(settings);
+        Ok(Self {
+            bind_address: values.ip("adapter.bindAddress").expect(TYPED),
+            secure_port: values.whole("adapter.securePort").expect(TYPED),
+            metrics_bind_address: values.address("adapter.metricsBindAddress").expect(TYPED),
+            namespace: values.text("adapter.namespace").expect(TYPED),
+            service_name: values.text("adapter.serviceName").expect(TYPED),
+            log_level: values.text("adapter.logLevel").expect(TYPED),
+            scrape: ScrapeConfig {
+                body_bytes: values.whole("adapter.scrape.maxBody").expect(TYPED),
+                series_per_pod: values.whole("adapter.scrape.seriesPerPod").expect(TYPED),
+                labels_per_series: values.whole("adapter.scrape.labelsPerSeries").expect(TYPED),
+                label_bytes_per_series: values
+                    .whole("adapter.scrape.labelBytesPerSeries")
+                    .expect(TYPED),
+            },
+        })
+    }
+}

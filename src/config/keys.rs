@@ -1,0 +1,362 @@
+//! The table of keys: the one place that says what can be configured.
+//!
+//! In: nothing. Out: [`KEYS`]. Never: a key that no section reads, or a section that reads another key; tests hold both.
+
+use std::time::Duration;
+
+/// Whose section a key belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Program {
+    /// `headroom agent`, the sidecar.
+    Agent,
+    /// `headroom adapter`.
+    Adapter,
+}
+
+impl Program {
+    /// The name of the section.
+    #[must_use]
+    pub const fn section(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::Adapter => "adapter",
+        }
+    }
+}
+
+/// What happens to a key that changes in the file of a running program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The new value is used from then on.
+    Hot,
+    /// The old value stays until the program is started again; that this is so is reported.
+    Restart,
+}
+
+/// What a value must look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Any text.
+    Text,
+    /// A name of Kubernetes: lower-case letters, digits and `-`.
+    DnsName,
+    /// An IP address and a port.
+    Address,
+    /// An IP address.
+    Ip,
+    /// A port.
+    Port,
+    /// A plain `http` URL.
+    Url,
+    /// A path of a file.
+    File,
+    /// A duration with its unit: `250ms`, `5s`, `1m`, `1h`.
+    Duration {
+        /// The shortest that is accepted.
+        min: Duration,
+        /// The longest that is accepted.
+        max: Duration,
+    },
+    /// Bytes as a Kubernetes quantity: `4Mi`, `200k`.
+    Bytes {
+        /// The fewest that are accepted.
+        min: u64,
+        /// The most that are accepted.
+        max: u64,
+    },
+    /// A whole number.
+    Count {
+        /// The least that is accepted.
+        min: u64,
+        /// The most that is accepted.
+        max: u64,
+    },
+    /// A number above 0 and up to 1.
+    Share,
+    /// What is logged, as `HEADROOM_LOG` says it.
+    LogFilter,
+    /// A list of [`super::CaptureRule`].
+    Rules,
+}
+
+impl Kind {
+    /// The unit or form, as the docs show it.
+    #[must_use]
+    pub const fn form(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::DnsName => "name",
+            Self::Address => "IP:port",
+            Self::Ip => "IP",
+            Self::Port => "port",
+            Self::Url => "http URL",
+            Self::File => "path",
+            Self::Duration { .. } => "duration",
+            Self::Bytes { .. } => "bytes (quantity)",
+            Self::Count { .. } => "number",
+            Self::Share => "share of 1",
+            Self::LogFilter => "log filter",
+            Self::Rules => "list of rules",
+        }
+    }
+}
+
+/// One row of the table.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Key {
+    /// The path in the file, such as `agent.target.metrics`.
+    pub path: &'static str,
+    /// Environment variables, the first that is set and not empty wins.
+    pub env: &'static [&'static str],
+    /// What a value looks like.
+    pub kind: Kind,
+    /// The default as it would be written; `None`: not set.
+    pub default: Option<&'static str>,
+    /// What a change in the file does.
+    pub change: Change,
+    /// What it is.
+    pub meaning: &'static str,
+}
+
+impl Key {
+    /// Whose it is.
+    #[must_use]
+    pub fn program(&self) -> Program {
+        if self.path.starts_with("agent.") { Program::Agent } else { Program::Adapter }
+    }
+}
+
+/// The row of that path.
+pub(super) fn key(path: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.path == path)
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+const MIB: u64 = 1 << 20;
+
+/// Everything that can be configured, in the order of the docs.
+pub const KEYS: &[Key] = &[
+    Key {
+        path: "agent.bind",
+        env: &["HEADROOM_AGENT_BIND"],
+        kind: Kind::Address,
+        default: Some("0.0.0.0:9469"),
+        change: Change::Restart,
+        meaning: "where the sidecar serves `/metrics`, probes and `/debug/pprof/*`",
+    },
+    Key {
+        path: "agent.service",
+        env: &["HEADROOM_AGENT_SERVICE"],
+        kind: Kind::Text,
+        default: Some("service"),
+        change: Change::Restart,
+        meaning: "the service's name in `headroom_agent_info`",
+    },
+    Key {
+        path: "agent.logLevel",
+        env: &["HEADROOM_LOG"],
+        kind: Kind::LogFilter,
+        default: Some("info"),
+        change: Change::Hot,
+        meaning: "what is logged, such as `debug` or `headroom::agent=debug,info`",
+    },
+    Key {
+        path: "agent.target.metrics",
+        env: &["HEADROOM_AGENT_TARGET_METRICS"],
+        kind: Kind::Url,
+        default: None,
+        change: Change::Hot,
+        meaning: "the service's own `/metrics`; not set: nothing is re-exposed",
+    },
+    Key {
+        path: "agent.target.timeout",
+        env: &["HEADROOM_AGENT_TARGET_TIMEOUT"],
+        kind: Kind::Duration { min: Duration::from_millis(10), max: MINUTE },
+        default: Some("2s"),
+        change: Change::Hot,
+        meaning: "for one answer of the service's `/metrics`; shorter than the timeout of whoever scrapes the sidecar",
+    },
+    Key {
+        path: "agent.target.maxBody",
+        env: &["HEADROOM_AGENT_TARGET_MAX_BODY"],
+        kind: Kind::Bytes { min: 1024, max: 256 * MIB },
+        default: Some("16Mi"),
+        change: Change::Hot,
+        meaning: "the longest answer of the service's `/metrics`; a longer one is left out whole",
+    },
+    Key {
+        path: "agent.target.pprof",
+        env: &["HEADROOM_AGENT_TARGET_PPROF"],
+        kind: Kind::Url,
+        default: None,
+        change: Change::Hot,
+        meaning: "where the service's profiles lie, such as `http://127.0.0.1:6060/debug/pprof`; not set: 404",
+    },
+    Key {
+        path: "agent.target.bearerTokenFile",
+        env: &["HEADROOM_AGENT_TARGET_BEARER_TOKEN_FILE"],
+        kind: Kind::File,
+        default: None,
+        change: Change::Hot,
+        meaning: "a file whose text is sent to the service as bearer token; read at each request",
+    },
+    Key {
+        path: "agent.target.pid",
+        env: &["HEADROOM_AGENT_TARGET_PID"],
+        kind: Kind::Count { min: 1, max: 4_194_304 },
+        default: None,
+        change: Change::Hot,
+        meaning: "the service's process id; excludes `agent.target.process`",
+    },
+    Key {
+        path: "agent.target.process",
+        env: &["HEADROOM_AGENT_TARGET_PROCESS"],
+        kind: Kind::Text,
+        default: None,
+        change: Change::Hot,
+        meaning: "the service's process by name; without it and `pid`: the one that listens on the port of `metrics`, else the only other one",
+    },
+    Key {
+        path: "agent.capture.ring.window",
+        env: &["HEADROOM_AGENT_CAPTURE_RING_WINDOW"],
+        kind: Kind::Duration { min: Duration::from_secs(1), max: Duration::from_secs(3600) },
+        default: Some("60s"),
+        change: Change::Restart,
+        meaning: "how far the samples that are always kept reach back",
+    },
+    Key {
+        path: "agent.capture.ring.size",
+        env: &["HEADROOM_AGENT_CAPTURE_RING_SIZE"],
+        kind: Kind::Bytes { min: 64 << 10, max: 1024 * MIB },
+        default: Some("4Mi"),
+        change: Change::Restart,
+        meaning: "how much memory the samples that are always kept may take",
+    },
+    Key {
+        path: "agent.capture.memoryNearLimit",
+        env: &["HEADROOM_AGENT_CAPTURE_MEMORY_NEAR_LIMIT"],
+        kind: Kind::Share,
+        default: Some("0.9"),
+        change: Change::Hot,
+        meaning: "the share of the memory limit at which a capture is made",
+    },
+    Key {
+        path: "agent.capture.rules",
+        env: &["HEADROOM_AGENT_CAPTURE_RULES"],
+        kind: Kind::Rules,
+        default: Some("[]"),
+        change: Change::Hot,
+        meaning: "what else makes a capture: a list of `{signal, above, cooldown}`, cooldown 5m unless given; YAML in the environment too",
+    },
+    Key {
+        path: "adapter.bindAddress",
+        env: &["HEADROOM_ADAPTER_BIND_ADDRESS"],
+        kind: Kind::Ip,
+        default: Some("0.0.0.0"),
+        change: Change::Restart,
+        meaning: "address of the HTTPS API",
+    },
+    Key {
+        path: "adapter.securePort",
+        env: &["HEADROOM_ADAPTER_SECURE_PORT"],
+        kind: Kind::Port,
+        default: Some("6443"),
+        change: Change::Restart,
+        meaning: "port of the HTTPS API",
+    },
+    Key {
+        path: "adapter.metricsBindAddress",
+        env: &["HEADROOM_ADAPTER_METRICS_BIND_ADDRESS"],
+        kind: Kind::Address,
+        default: Some("0.0.0.0:8080"),
+        change: Change::Restart,
+        meaning: "address of the adapter's own `/metrics` and probes, without TLS",
+    },
+    Key {
+        path: "adapter.namespace",
+        env: &["HEADROOM_ADAPTER_NAMESPACE", "POD_NAMESPACE"],
+        kind: Kind::DnsName,
+        default: Some("headroom-system"),
+        change: Change::Restart,
+        meaning: "the adapter's own namespace",
+    },
+    Key {
+        path: "adapter.serviceName",
+        env: &["HEADROOM_ADAPTER_SERVICE_NAME"],
+        kind: Kind::DnsName,
+        default: Some("headroom-adapter"),
+        change: Change::Restart,
+        meaning: "the adapter's Service, which the APIService points at",
+    },
+    Key {
+        path: "adapter.logLevel",
+        env: &["HEADROOM_LOG"],
+        kind: Kind::LogFilter,
+        default: Some("info"),
+        change: Change::Hot,
+        meaning: "what is logged, such as `debug` or `headroom::adapter=debug,info`",
+    },
+    Key {
+        path: "adapter.scrape.maxBody",
+        env: &["HEADROOM_ADAPTER_SCRAPE_MAX_BODY"],
+        kind: Kind::Bytes { min: 1024, max: 256 * MIB },
+        default: Some("16Mi"),
+        change: Change::Restart,
+        meaning: "the longest answer of a pod; a longer one is a failed scrape",
+    },
+    Key {
+        path: "adapter.scrape.seriesPerPod",
+        env: &["HEADROOM_ADAPTER_SCRAPE_SERIES_PER_POD"],
+        kind: Kind::Count { min: 1, max: 1_000_000 },
+        default: Some("10000"),
+        change: Change::Restart,
+        meaning: "the most series that a policy wants of one pod; those after it are left out and counted",
+    },
+    Key {
+        path: "adapter.scrape.labelsPerSeries",
+        env: &["HEADROOM_ADAPTER_SCRAPE_LABELS_PER_SERIES"],
+        kind: Kind::Count { min: 1, max: 1024 },
+        default: Some("64"),
+        change: Change::Restart,
+        meaning: "the most labels of a wanted series; one with more is left out and counted",
+    },
+    Key {
+        path: "adapter.scrape.labelBytesPerSeries",
+        env: &["HEADROOM_ADAPTER_SCRAPE_LABEL_BYTES_PER_SERIES"],
+        kind: Kind::Bytes { min: 64, max: MIB },
+        default: Some("4Ki"),
+        change: Change::Restart,
+        meaning: "the longest label set of a wanted series; a longer one is left out and counted",
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn paths_are_unique_and_lie_in_a_section() {
+        let paths: HashSet<_> = KEYS.iter().map(|key| key.path).collect();
+        assert_eq!(paths.len(), KEYS.len());
+        for key in KEYS {
+            assert!(key.path.starts_with(&format!("{}.", key.program().section())), "{}", key.path);
+            assert!(!key.meaning.is_empty() && !key.meaning.ends_with('.'), "{}", key.path);
+        }
+    }
+
+    /// A Service named `headroom-adapter` makes Kubernetes set HEADROOM_ADAPTER_PORT and such in every pod beside it.
+    #[test]
+    fn no_variable_is_one_that_kubernetes_sets_for_our_services() {
+        for name in KEYS.iter().flat_map(|key| key.env) {
+            let rest =
+                name.strip_prefix("HEADROOM_ADAPTER").or(name.strip_prefix("HEADROOM_AGENT"));
+            let link = ["_PORT", "_SERVICE_HOST", "_SERVICE_PORT"];
+            assert!(
+                !link.iter().any(|link| rest.is_some_and(|rest| rest.starts_with(link))),
+                "{name}"
+            );
+        }
+    }
+}
