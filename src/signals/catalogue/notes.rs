@@ -186,9 +186,19 @@ pub const NOTES: &[Note] = &[
         "It ends at the head of the response: the time to send a body is not in it. The agent does not see a request before the service accepts its connection.",
     ),
     note(
+        "http_server_request_duration_quantile_seconds",
+        "What a person wants to see of one process at a glance: half, nine tenths, 99 and 99.9 percent of the last minute's requests were at most this slow.",
+        "It is this process's alone: never average it over pods, take `histogram_quantile` of the summed buckets instead. Of few requests the high quantiles are the slowest one.",
+    ),
+    note(
         "http_server_requests_in_flight",
         "Requests per second times mean duration, as long as the service keeps up; more is a backlog.",
         "Long polls and streams until their head are in flight without work.",
+    ),
+    note(
+        "http_server_requests_started_total",
+        "`rate()` of it is the arrival rate: what the service is asked to do, whether or not it keeps up. Above the rate of completed requests, a backlog grows.",
+        "Requests that match no route count as `unmatched`; clients that retry count each time.",
     ),
     note(
         "http_server_request_busy_seconds_total",
@@ -219,6 +229,16 @@ pub const NOTES: &[Note] = &[
         "headroom_agent_connections_evicted_total",
         "Over 0: something opens connections to the agent and keeps them.",
         "Closing an idle connection of a scraper does no harm; it opens another.",
+    ),
+    note(
+        "headroom_agent_profile_samples_lost_total",
+        "Over 0: a profile shows less than the whole, and its comments say so. `ring_full` and `stacks_full` are lack of room, `no_timer` a limit of pending signals, `callers_unknown` and `stack_cut` samples whose stack is not whole.",
+        "`callers_unknown` grows in code built without frame pointers (`-C force-frame-pointers=yes`); its CPU time is still right.",
+    ),
+    note(
+        "headroom_agent_target_up",
+        "Of a sidecar: 0 means that the service beside it did not answer this scrape; its families are then absent, those of the process and cgroup are not.",
+        "1 says that the metrics were served, not that the service is healthy.",
     ),
     note(
         "headroom_agent_host_memory_available_bytes",
