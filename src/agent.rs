@@ -31,7 +31,9 @@ use crate::probes::Progress;
 use crate::signals::Collectors;
 use crate::time::Clock;
 
+mod access;
 mod collector;
+mod evidence;
 mod exposition;
 mod http_layer;
 mod jemalloc;
@@ -40,13 +42,21 @@ mod server;
 mod tests;
 mod thread;
 
+pub use crate::pprof::tasks::{Instrumented, instrument, spawn};
 pub use crate::signals::allocator::Jemalloc;
+#[cfg(feature = "adapter")]
+pub use access::ClusterAccess;
+pub use access::{Access, Authenticator, AuthenticatorError, TokenFile, Verdict};
+pub use evidence::{EvidenceOptions, PinRule, RingLimits};
 pub use http_layer::{HttpLayer, HttpService, ObservedResponse};
 #[doc(hidden)]
 pub use jemalloc::MALLOC_CONF;
 
+use access::Gate;
 use collector::SignalCollector;
-use server::ServerMetrics;
+use evidence::Evidence;
+use exposition::{Exposition, Format};
+use server::{Routes, ServerMetrics};
 
 /// The port of the agent unless the service names another.
 pub const DEFAULT_PORT: u16 = 9469;
@@ -80,6 +90,9 @@ pub struct AgentBuilder {
     service: String,
     version: String,
     address: SocketAddr,
+    debug_address: Option<SocketAddr>,
+    authenticator: Option<Arc<dyn Authenticator>>,
+    evidence: EvidenceOptions,
 }
 
 impl AgentBuilder {
@@ -101,16 +114,34 @@ impl AgentBuilder {
         self
     }
 
+    /// Serves `/debug/` there alone, apart from metrics and probes. Default: beside them.
+    pub fn bind_debug(mut self, address: SocketAddr) -> Self {
+        self.debug_address = Some(address);
+        self
+    }
+
+    /// Asks for a bearer token under `/debug/`. Without one everybody who reaches the address may read profiles, and only
+    /// loopback may change something.
+    pub fn authenticator(mut self, authenticator: impl Authenticator + 'static) -> Self {
+        self.authenticator = Some(Arc::new(authenticator));
+        self
+    }
+
+    /// What the ring of the last minute keeps, and what pins it by itself.
+    pub fn evidence(mut self, options: EvidenceOptions) -> Self {
+        self.evidence = options;
+        self
+    }
+
     /// Starts serving. The runtime this is called in is the one that is watched; it needs its time driver.
     ///
     /// # Errors
     /// [`AgentError`]: no runtime, the address is taken, or the system refuses a thread.
     pub fn start(self) -> Result<Agent, AgentError> {
         let service_runtime = Handle::try_current()?;
-        let bind = |source| AgentError::Bind { address: self.address, source };
-        let listener = TcpListener::bind(self.address).map_err(bind)?;
-        listener.set_nonblocking(true).map_err(bind)?;
-        let local_addr = listener.local_addr().map_err(bind)?;
+        let (listener, local_addr) = listen(self.address)?;
+        let debug = self.debug_address.map(listen).transpose()?;
+        let (debug_listener, debug_addr) = debug.unzip();
 
         let clock = Clock::start();
         let progress = Progress::new(clock);
@@ -125,26 +156,54 @@ impl AgentBuilder {
 
         let server_metrics = ServerMetrics::register(&registry)?;
 
+        let exposition = Exposition::new(registry.clone(), http_layer.clone());
         let stop = CancellationToken::new();
+        let service = pprof::Service { name: self.service, version: self.version };
+        let evidence = Evidence::new(service.clone(), clock, self.evidence);
         let part = thread::AgentThread {
             listener,
-            registry: registry.clone(),
+            debug_listener,
+            routes: Routes {
+                exposition: exposition.clone(),
+                progress: progress.clone(),
+                service,
+                service_runtime: service_runtime.clone(),
+                evidence,
+                gate: Gate(self.authenticator),
+            },
+            http_layer: http_layer.clone(),
             server_metrics,
             collectors,
             polls: pprof::block::Watcher::new(&service_runtime, clock.now().monotonic),
             clock,
-            progress: progress.clone(),
-            service: pprof::Service { name: self.service, version: self.version },
             stop: stop.clone(),
         };
-        let thread = spawn(part)?;
+        let thread = start_thread(part)?;
         tracing::info!(address = %local_addr, "the agent serves");
-        Ok(Agent { local_addr, registry, progress, http_layer, stop, thread: Some(thread) })
+        Ok(Agent {
+            local_addr,
+            debug_addr: debug_addr.unwrap_or(local_addr),
+            registry,
+            exposition,
+            progress,
+            http_layer,
+            stop,
+            thread: Some(thread),
+        })
     }
 }
 
+/// A listener that does not block, and its address.
+fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), AgentError> {
+    let bind = |source| AgentError::Bind { address, source };
+    let listener = TcpListener::bind(address).map_err(bind)?;
+    listener.set_nonblocking(true).map_err(bind)?;
+    let local_addr = listener.local_addr().map_err(bind)?;
+    Ok((listener, local_addr))
+}
+
 /// Starts the thread and waits until its runtime exists.
-fn spawn(part: thread::AgentThread) -> Result<JoinHandle<()>, AgentError> {
+fn start_thread(part: thread::AgentThread) -> Result<JoinHandle<()>, AgentError> {
     let (started, start) = mpsc::sync_channel(1);
     let thread = std::thread::Builder::new()
         .name("headroom-agent".to_owned())
@@ -159,7 +218,9 @@ fn spawn(part: thread::AgentThread) -> Result<JoinHandle<()>, AgentError> {
 #[derive(Debug)]
 pub struct Agent {
     local_addr: SocketAddr,
+    debug_addr: SocketAddr,
     registry: Registry,
+    exposition: Exposition,
     progress: Progress,
     http_layer: HttpLayer,
     stop: CancellationToken,
@@ -173,6 +234,9 @@ impl Agent {
             service: "service".to_owned(),
             version: String::new(),
             address: SocketAddr::from((Ipv4Addr::UNSPECIFIED, DEFAULT_PORT)),
+            debug_address: None,
+            authenticator: None,
+            evidence: EvidenceOptions::default(),
         }
     }
 
@@ -182,11 +246,25 @@ impl Agent {
         self.local_addr
     }
 
+    /// Where `/debug/` is served: the same address unless the builder was given another.
+    #[must_use]
+    pub const fn debug_addr(&self) -> SocketAddr {
+        self.debug_addr
+    }
+
     /// The registry behind `/metrics`, for the service's own metrics. A collector registered here runs at every scrape, on a
-    /// thread of the agent: scrapes fail while one takes longer than 2 s.
+    /// thread of the agent: scrapes fail while one takes longer than 2 s. The families of [`HttpLayer`] are in `/metrics`
+    /// but not in [`Registry::gather`].
     #[must_use]
     pub const fn registry(&self) -> &Registry {
         &self.registry
+    }
+
+    /// What `/metrics` answers to that `Accept` header, with its content type, for a service that also serves it elsewhere.
+    #[must_use]
+    pub fn metrics(&self, accept: Option<&str>) -> (&'static str, Vec<u8>) {
+        let format = Format::negotiate(accept);
+        (format.content_type(), self.exposition.body(format))
     }
 
     /// Where the service adds conditions of its readiness and loops of its liveness; the agent's probes answer from it.

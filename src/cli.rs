@@ -44,7 +44,7 @@ pub struct DemoArgs {
     #[arg(long, default_value_t = 6443)]
     pub adapter_port: u16,
     /// The bearer token of the adapter's API; a random one otherwise.
-    #[arg(long, env = "HEADROOM_DEMO_TOKEN", hide_env_values = true)]
+    #[arg(long, env = "HEADROOM_DEMO_TOKEN", hide_env_values = true, value_parser = bearer_token)]
     pub token: Option<String>,
     /// Ends by itself after so many seconds.
     #[arg(long, value_name = "SECONDS")]
@@ -148,6 +148,15 @@ fn seconds(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(number * scale).map_err(|error| error.to_string())
 }
 
+/// What an HTTP header can carry after `Bearer `.
+fn bearer_token(text: &str) -> Result<String, String> {
+    if text.chars().all(|character| character.is_ascii_graphic()) {
+        Ok(text.to_owned())
+    } else {
+        Err("a bearer token has neither spaces nor control characters, and is ASCII".to_owned())
+    }
+}
+
 /// `127.0.0.1:8000`, or IPv6 with or without brackets before the port.
 fn bind_address(text: &str) -> Result<SocketAddr, String> {
     let plain = || {
@@ -176,6 +185,12 @@ mod tests {
         assert_eq!(bind_address("fd00::7:8000"), Ok("[fd00::7]:8000".parse().expect("an address")));
         assert_eq!(bind_address("127.0.0.9:80"), Ok("127.0.0.9:80".parse().expect("an address")));
         assert!(bind_address("nowhere").is_err());
+    }
+
+    #[test]
+    fn a_token_is_what_a_header_can_carry() {
+        assert_eq!(bearer_token("it's\"$x"), Ok("it's\"$x".to_owned()));
+        assert!(bearer_token("two words").is_err() && bearer_token("line\n").is_err());
     }
 
     #[test]

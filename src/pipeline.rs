@@ -143,7 +143,10 @@ impl<S: Source> Pipeline<S> {
                     known.insert(policy.id.clone());
                     let seat = match self.seats.leave(&policy.id) {
                         Some(seat) => seat.updated(policy, workload),
-                        None => self.welcome(Seat::new(policy, workload, now.monotonic)),
+                        None => {
+                            let rested = self.seats.rested(&policy.id);
+                            self.welcome(Seat::new(policy, workload, rested, now.monotonic))
+                        }
                     };
                     if seat.wants_decision() {
                         self.mark(&policy.id);
@@ -152,6 +155,9 @@ impl<S: Source> Pipeline<S> {
                 }
                 Assignment::Refused { id, reason, message } => {
                     known.insert(id.clone());
+                    if let Some(decider) = self.seats.rested(id) {
+                        seats.rest(id.clone(), decider);
+                    }
                     self.metrics.forget(id);
                     let unserved = Unserved { reason, message: message.clone() };
                     self.board.publish(id, EntryState::Unserved(unserved));
@@ -163,7 +169,7 @@ impl<S: Source> Pipeline<S> {
         self.seats.ids().for_each(|id| self.metrics.forget(id));
         self.seats = seats;
         self.dirty.retain(|id| self.seats.contains(id));
-        self.store.retain(|pod| self.seats.knows(pod));
+        self.store.retain(|endpoint| self.seats.knows(endpoint));
         self.store.set_history(self.seats.history());
         self.source.set_targets(self.seats.targets());
         self.metrics.count_policies(self.seats.len(), known.len() - self.seats.len());
@@ -178,12 +184,12 @@ impl<S: Source> Pipeline<S> {
 
     /// Store: what a pod said, or that it said nothing; its policies are decided soon.
     fn take_batch(&mut self, batch: &Batch) {
-        if !self.seats.knows(&batch.pod) {
+        if !self.seats.knows(&batch.endpoint) {
             // It left while its answer was on the way.
             return;
         }
         self.store.record(batch);
-        for id in self.seats.policies_of(&batch.pod) {
+        for id in self.seats.policies_of(&batch.endpoint) {
             self.dirty.insert(id.clone());
             self.decide_at.get_or_insert_with(|| Instant::now() + COALESCE);
         }

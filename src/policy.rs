@@ -39,8 +39,8 @@ mod tests;
 pub use board::{Board, Entry, EntryState};
 pub use decider::Decider;
 pub use decision::{
-    Coverage, Decision, Finding, LeftOut, LeftOutReason, PodPressure, Quantile, SignalDecision,
-    Total, TotalKind, Unserved,
+    Coverage, DEMAND_METRIC, Decision, Finding, LeftOut, LeftOutReason, POLICY_LABEL, PodPressure,
+    Quantile, SignalDecision, Total, TotalKind, Unserved,
 };
 pub use model::{
     Aggregate, Assignment, Endpoint, LatencyTarget, Learned, LearnedSignal, Pod, Policy, PolicyId,

@@ -4,10 +4,14 @@
 //! router with the paths, headers and error bodies of Go's `net/http/pprof`. Never: work on a runtime's worker (each
 //! capture has a thread of its own), a file on disk, or a capture without a bound in time.
 //!
-//! Two differences from Go are meant: a bad `seconds` of `profile` is refused instead of read as 30, and the profile
-//! carries the service's name and version as comments.
+//! Differences from Go that are meant: a bad `seconds` of `profile` is refused instead of read as 30, and `seconds` is at
+//! most 300; the delta of `allocs` still shows `alloc_space` first; POST of `symbol` is answered, as `go tool pprof` asks
+//! (Go refuses it since 1.22); `mutex` and `trace` do not exist, and say why; profiles carry the service's name and version
+//! as comments; `goroutine` counts tasks, which `tasks` shows with more; `threadcreate` counts live threads. A test asks the
+//! same of a real Go service (`tests/it/profiles.rs`).
 
 pub mod block;
+mod counts;
 mod cpu;
 mod elf;
 mod endpoints;
@@ -21,9 +25,15 @@ mod sampler;
 mod symbols;
 #[expect(unsafe_code, reason = "memfd, mallctl, clocks, timers and signals have no safe interface")]
 mod sys;
+pub mod tasks;
+mod threads;
 
+#[cfg(feature = "agent")]
+pub(crate) use cpu::encode_slices as encode_cpu;
 pub use endpoints::routes;
 pub use sampler::samples_lost;
+#[cfg(feature = "agent")]
+pub(crate) use sampler::{Pace, Slice as CpuSlice, Subscription as CpuSubscription};
 pub use sys::thread_cpu_time;
 
 /// Who is profiled: stands in every profile as comments.
@@ -62,6 +72,9 @@ pub(crate) enum CaptureError {
     /// jemalloc refused to write its profile.
     #[error("jemalloc did not dump its profile: {0}")]
     Dump(tikv_jemalloc_ctl::Error),
+    /// jemalloc refused to tell or change how it samples.
+    #[error("jemalloc did not change how it samples: {0}")]
+    Control(tikv_jemalloc_ctl::Error),
     /// The memory file that takes the dump.
     #[error("cannot take the dump of jemalloc")]
     MemoryFile(#[source] std::io::Error),
@@ -77,4 +90,15 @@ pub(crate) enum CaptureError {
     /// The thread of the capture ended without an answer.
     #[error("the capture ended without a result")]
     Lost,
+}
+
+/// The memory in use now, as the endpoint `heap` gives it.
+///
+/// # Errors
+/// As the endpoint: jemalloc is not the allocator, or does not profile.
+#[cfg(feature = "agent")]
+pub(crate) fn heap_profile(service: &Service) -> Result<Vec<u8>, CaptureError> {
+    let view = heap::HeapView::InUse;
+    let snapshot = heap::snapshot(view)?;
+    Ok(heap::encode(service, view, symbols::Detail::Functions, snapshot, None))
 }

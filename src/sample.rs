@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::time::{Moment, Timestamp};
 
@@ -100,11 +101,25 @@ pub struct Sample {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PodKey(pub Arc<str>);
 
-/// What one attempt to collect from one pod brought.
+/// One endpoint of one pod, asked in one rhythm. Who agrees on all of it shares the answers; who does not must not read the
+/// others': their series, times and failures are of something else.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EndpointKey {
+    /// The pod.
+    pub pod: PodKey,
+    /// The port on the pod's address.
+    pub port: u16,
+    /// The path, starting with `/`.
+    pub path: Arc<str>,
+    /// The time from one attempt to the next.
+    pub interval: Duration,
+}
+
+/// What one attempt to collect from one endpoint of a pod brought.
 #[derive(Clone, Debug)]
 pub struct Batch {
-    /// The pod asked.
-    pub pod: PodKey,
+    /// The endpoint asked.
+    pub endpoint: EndpointKey,
     /// When the answer was complete, or was given up.
     pub arrived: Moment,
     /// The same on the wall clock.

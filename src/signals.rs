@@ -6,22 +6,33 @@
 //! Counters and gauges are read when a snapshot is taken. What has to be watched over time (saturation) is sampled by
 //! [`Collectors::tick`] and carries the time of its sample.
 
+use std::collections::BTreeMap;
+
 use tokio::runtime::Handle;
 
+use crate::telemetry::error_chain;
 use crate::time::{Clock, Now};
 
 pub mod allocator;
 pub mod canary;
 pub mod catalogue;
 pub mod cgroup;
+pub mod exponential;
 pub mod host;
 mod kernel_file;
+#[cfg(test)]
+mod platforms;
 pub mod process;
 pub mod psi;
 pub mod runtime;
 pub mod saturation;
+pub mod sharded;
 mod snapshot;
 mod sys;
+#[doc(hidden)]
+pub mod text;
+mod threads;
+pub mod workers;
 
 pub use catalogue::{CATALOGUE, Family, FamilyKind};
 pub use snapshot::{Reading, Snapshot, Unavailable};
@@ -30,6 +41,7 @@ pub use snapshot::{Reading, Snapshot, Unavailable};
 #[derive(Debug)]
 pub struct Collectors {
     runtime: runtime::RuntimeCollector,
+    workers: workers::WorkerCollector,
     canary: canary::Canary,
     allocator: allocator::AllocatorCollector,
     process: process::ProcessCollector,
@@ -38,13 +50,18 @@ pub struct Collectors {
     host: host::HostCollector,
 }
 
+/// Each source by name, and why it has no values if it has none.
+pub type SourceReasons = BTreeMap<&'static str, Option<String>>;
+
 impl Collectors {
     /// Finds what this process can be asked. Spawns the canary task on the service's runtime; it ends with the value.
     #[must_use]
     pub fn start(service_runtime: &Handle, clock: Clock) -> Self {
+        let workers = workers::WorkerCollector::new(service_runtime.clone());
         Self {
             runtime: runtime::RuntimeCollector::new(service_runtime.clone(), clock.now()),
-            canary: canary::Canary::spawn(service_runtime, clock),
+            canary: canary::Canary::spawn(service_runtime, clock, workers.seats()),
+            workers,
             allocator: allocator::AllocatorCollector::detect(),
             process: process::ProcessCollector::new(),
             cgroup: cgroup::CgroupCollector::new("/"),
@@ -56,19 +73,73 @@ impl Collectors {
     /// Samples what is only visible over time. Once per second; costs well under a microsecond per worker.
     pub fn tick(&mut self, now: Now) {
         self.runtime.tick(now);
+        self.canary.tick(self.runtime.is_saturated());
+        self.workers.tick(self.runtime.active_workers());
+    }
+
+    /// Reads everything now, for what was not there and why.
+    #[must_use]
+    pub fn reasons(&mut self, now: Now) -> SourceReasons {
+        let snapshot = self.collect(now);
+        let reason = |outcome: &Result<(), Unavailable>| {
+            outcome.as_ref().err().map(|error| error_chain(error))
+        };
+        snapshot.sources().iter().map(|(source, outcome)| (*source, reason(outcome))).collect()
+    }
+
+    /// The reasons as text for people, a line per source.
+    #[must_use]
+    pub fn reasons_text(&mut self, now: Now) -> String {
+        let line = |(source, reason): (&str, Option<String>)| match reason {
+            None => format!("{source:<24} available\n"),
+            Some(reason) => format!("{source:<24} not available: {reason}\n"),
+        };
+        self.reasons(now).into_iter().map(line).collect()
     }
 
     /// Reads everything now.
     #[must_use]
     pub fn collect(&mut self, now: Now) -> Snapshot {
         let mut snapshot = Snapshot::default();
-        self.runtime.collect(self.canary.tasks(), &mut snapshot);
+        self.runtime.collect(self.canary.tasks() + self.workers.tasks(), &mut snapshot);
         self.canary.collect(now.monotonic, &mut snapshot);
         self.allocator.collect(&mut snapshot);
-        self.process.collect(&mut snapshot);
+        let threads = self.process.collect(&mut snapshot);
+        self.workers.collect(&threads, self.process.threads(), &mut snapshot);
         self.cgroup.collect(&mut snapshot);
         self.psi.collect(self.cgroup.unified_directory(), &mut snapshot);
         self.host.collect(&mut snapshot);
         snapshot
+    }
+}
+
+/// Reads `text` as every kind of kernel file. For fuzzing: whatever the text is, this returns.
+#[doc(hidden)]
+pub fn read_any_text(text: &str) {
+    let (first, second) = text.split_at(text.floor_char_boundary(text.len() / 2));
+    let _ = (text::cpu_max(text), text::cfs_quota(first, second), text::memory_max(text));
+    let _ = (text::number(text), text::schedstat(text), text::stalls(text));
+    let _ = text::Keyed::new(text).get(first);
+    cgroup::locate_any_text(first, second);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn every_source_that_has_no_values_says_why_in_words() {
+        let clock = Clock::start();
+        let mut collectors = Collectors::start(&Handle::current(), clock);
+        let reasons = collectors.reasons(clock.now());
+        // The test's allocator is the system's, and no second has passed.
+        for absent in ["allocator", "tokio_saturation"] {
+            assert!(reasons[absent].is_some(), "{reasons:?}");
+        }
+        assert_eq!(reasons["process"], None);
+        let text = collectors.reasons_text(clock.now());
+        assert_eq!(text.lines().count(), reasons.len());
+        let line = "not available: the global allocator is not jemalloc with statistics";
+        assert!(text.lines().any(|found| found.starts_with("allocator ") && found.ends_with(line)));
     }
 }

@@ -5,9 +5,8 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use crate::sample::PodKey;
+use crate::sample::EndpointKey;
 
 mod scrape;
 mod text;
@@ -20,14 +19,10 @@ pub use wanted::Wanted;
 /// One endpoint of one pod, and what is wanted from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// The pod.
-    pub pod: PodKey,
+    /// The pod, where on it to ask, and how often.
+    pub endpoint: EndpointKey,
     /// The pod's address and the port of its endpoint.
     pub address: SocketAddr,
-    /// The path, starting with `/`.
-    pub path: Arc<str>,
-    /// The time from one attempt to the next.
-    pub interval: Duration,
     /// What to keep of an answer.
     pub wanted: Arc<Wanted>,
 }

@@ -1,4 +1,4 @@
-//! Keep: bounded windows of samples per pod.
+//! Keep: bounded windows of samples per endpoint of a pod.
 //!
 //! In: [`Batch`]es, in the order in which they arrived. Out: [`PodWindow`]s to read gauges, increases and histograms from.
 //! Never: a clock, more than its [`Limits`], a value carried on after its series ended, or a counter that goes back.
@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::sample::{Batch, PodKey};
+use crate::sample::{Batch, EndpointKey};
 
 mod histogram;
 mod pod;
@@ -19,9 +19,9 @@ pub use series::{Point, Series, Span};
 /// Bounds of a [`Store`]. There is no "unlimited".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Pods that are kept at the same time; batches of further pods are dropped.
+    /// Endpoints of pods that are kept at the same time; batches of further ones are dropped.
     pub pods: usize,
-    /// Series per pod; further series are dropped.
+    /// Series per endpoint of a pod; further series are dropped.
     pub series_per_pod: usize,
     /// Points per series; the oldest make room.
     pub points_per_series: usize,
@@ -44,7 +44,7 @@ impl Default for Limits {
 /// What the store holds and what it had to drop, for the program's own metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Pods held.
+    /// Endpoints of pods held.
     pub pods: usize,
     /// Series held.
     pub series: usize,
@@ -59,19 +59,19 @@ pub struct Stats {
 /// What was not kept since the start, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DroppedPoints {
-    /// Batches of pods over the limit of pods.
+    /// Batches of endpoints over the limit of them.
     pub pod_limit: u64,
-    /// Points of series over the limit of series per pod.
+    /// Points of series over the limit of series per endpoint.
     pub series_limit: u64,
     /// Points older than the newest of their series.
     pub out_of_order: u64,
 }
 
-/// The windows of all pods. One writer; decisions read between its writes.
+/// The windows of all pods, one per endpoint that is asked. One writer; decisions read between its writes.
 #[derive(Debug)]
 pub struct Store {
     limits: Limits,
-    pods: HashMap<PodKey, PodWindow>,
+    pods: HashMap<EndpointKey, PodWindow>,
     dropped: DroppedPoints,
 }
 
@@ -89,27 +89,27 @@ impl Store {
 
     /// Takes a batch: its points, or the failure.
     pub fn record(&mut self, batch: &Batch) {
-        if !self.pods.contains_key(&batch.pod) && self.pods.len() >= self.limits.pods {
+        if !self.pods.contains_key(&batch.endpoint) && self.pods.len() >= self.limits.pods {
             self.dropped.pod_limit += 1;
             return;
         }
-        let window = self.pods.entry(batch.pod.clone()).or_default();
+        let window = self.pods.entry(batch.endpoint.clone()).or_default();
         window.record(batch, &self.limits, &mut self.dropped);
     }
 
-    /// The window of a pod, if a batch of it was recorded.
+    /// The window of a pod's endpoint, if a batch of it was recorded.
     #[must_use]
-    pub fn pod(&self, key: &PodKey) -> Option<&PodWindow> {
+    pub fn pod(&self, key: &EndpointKey) -> Option<&PodWindow> {
         self.pods.get(key)
     }
 
-    /// Forgets one pod.
-    pub fn forget(&mut self, key: &PodKey) {
+    /// Forgets one endpoint.
+    pub fn forget(&mut self, key: &EndpointKey) {
         self.pods.remove(key);
     }
 
-    /// Forgets every pod that `keep` refuses.
-    pub fn retain(&mut self, mut keep: impl FnMut(&PodKey) -> bool) {
+    /// Forgets every endpoint that `keep` refuses.
+    pub fn retain(&mut self, mut keep: impl FnMut(&EndpointKey) -> bool) {
         self.pods.retain(|key, _| keep(key));
     }
 

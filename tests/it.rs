@@ -14,6 +14,7 @@ mod support {
     pub(crate) mod kubelet;
     pub(crate) mod load;
     pub(crate) mod pki;
+    pub(crate) mod played;
     pub(crate) mod process;
     pub(crate) mod programs;
     pub(crate) mod shared;
@@ -27,6 +28,8 @@ mod access;
 mod admission;
 #[path = "it/dependencies.rs"]
 mod dependencies;
+#[path = "it/exposition.rs"]
+mod exposition;
 #[path = "it/failures.rs"]
 mod failures;
 #[path = "it/ground.rs"]

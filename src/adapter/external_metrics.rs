@@ -13,7 +13,8 @@ use serde::Serialize;
 use super::own_metrics::OwnMetrics;
 use super::status::{ApiStatus, Cause, Details};
 use crate::policy::{
-    Board, Coverage, Decision, EntryState, Policy, PolicyId, SignalKind, TotalKind, Unserved,
+    Board, Coverage, DEMAND_METRIC, Decision, EntryState, LeftOut, LeftOutReason, POLICY_LABEL,
+    Policy, PolicyId, SignalKind, TotalKind, Unserved,
 };
 use crate::quantity::Quantity;
 use crate::sample::{Labels, Selector};
@@ -25,6 +26,9 @@ const GROUP: &str = "external.metrics.k8s.io";
 /// Policies that an error names before it says "and N more".
 const POLICIES_NAMED: usize = 20;
 
+/// Pods that an error names before it says "and N more".
+const PODS_NAMED: usize = 3;
+
 /// The metrics that exist; their names are a contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Metric {
@@ -35,7 +39,7 @@ enum Metric {
 }
 
 const METRICS: [(&str, Metric); 7] = [
-    ("headroom_demand", Metric::Demand),
+    (DEMAND_METRIC, Metric::Demand),
     ("headroom_signal_demand", Metric::SignalDemand),
     ("headroom_tasks", Metric::Total(TotalKind::Tasks)),
     ("headroom_heap_bytes", Metric::Total(TotalKind::HeapBytes)),
@@ -138,7 +142,7 @@ impl ExternalMetrics {
 
     /// The policies whose items the selector could pick: one look-up if it names the policy, as generated HPAs do.
     fn candidates(&self, namespace: &str, picks: &Selector) -> Vec<(PolicyId, Arc<EntryState>)> {
-        match picks.only_value("policy") {
+        match picks.only_value(POLICY_LABEL) {
             None => self.board.in_namespace(namespace),
             Some(name) => {
                 let id = PolicyId { namespace: namespace.into(), name: name.into() };
@@ -274,7 +278,7 @@ fn readings(
 
 /// `None` if the policy neither has the total nor a signal that needs it.
 ///
-/// A total is over the pods that report. While one that should report is silent it is only a part of the truth, and an
+/// A total is over the pods that report its signal. While one that should is silent, or answers without it, it is only a part of the truth, and an
 /// HPA would scale down on it; only the demand is imputed.
 fn total(kind: TotalKind, policy: &Policy, decision: &Decision) -> Option<Result<f64, Unserved>> {
     let of_kind = |signal: &SignalKind| match kind {
@@ -287,16 +291,38 @@ fn total(kind: TotalKind, policy: &Policy, decision: &Decision) -> Option<Result
         let signal = policy.signals.iter().find(|signal| of_kind(&signal.kind))?;
         return Some(Err(missing_signal(decision, &signal.name)));
     };
-    let Coverage { reporting, expected, .. } = decision.coverage;
-    if reporting == 0 || reporting < expected {
-        return Some(Err(Unserved {
-            reason: "PodsMissing",
-            message: format!(
-                "{reporting} of {expected} pods report, and a part is no total; headroom_demand fills the gap"
-            ),
-        }));
+    let measured = decision.signals.iter().find(|signal| signal.name == total.signal);
+    let coverage = measured.map_or(decision.coverage, |signal| signal.coverage);
+    if coverage.reporting == 0 || coverage.reporting < coverage.expected {
+        return Some(Err(part_of_a_total(decision, &total.signal, coverage)));
     }
     Some(Ok(total.value))
+}
+
+/// Says which pods a total lacks and why, young ones last: those may not be expected to report yet.
+fn part_of_a_total(decision: &Decision, signal: &str, coverage: Coverage) -> Unserved {
+    let Coverage { reporting, expected, .. } = coverage;
+    let concerns = |reason: &LeftOutReason| match reason {
+        LeftOutReason::MissingFamily { signal: of }
+        | LeftOutReason::PartialFamily { signal: of, .. } => &**of == signal,
+        _ => true,
+    };
+    let mut lacking: Vec<&LeftOut> =
+        decision.left_out.iter().filter(|pod| concerns(&pod.reason)).collect();
+    lacking.sort_by_key(|pod| pod.reason == LeftOutReason::NotYetReported);
+    let missing = usize::try_from(expected - reporting.min(expected)).unwrap_or(usize::MAX);
+    lacking.truncate(missing.min(PODS_NAMED));
+    let named: String = lacking.iter().map(|pod| format!("; {pod}")).collect();
+    let more = match missing.saturating_sub(lacking.len()) {
+        more if more > 0 && !lacking.is_empty() => format!("; and {more} more"),
+        _ => String::new(),
+    };
+    Unserved {
+        reason: "PodsMissing",
+        message: format!(
+            "{reporting} of {expected} pods report signal {signal}, and a part is no total, while {DEMAND_METRIC} fills the gap{named}{more}"
+        ),
+    }
 }
 
 fn quantiles(policy: &Policy, decision: &Decision) -> Vec<(OwnLabels, Result<f64, Unserved>)> {
@@ -339,7 +365,7 @@ fn missing_signal(decision: &Decision, name: &str) -> Unserved {
 
 fn labels(policy: &str, own: &[(&'static str, String)]) -> Labels {
     let own = own.iter().map(|(name, value)| (*name, value.as_str()));
-    std::iter::once(("policy", policy)).chain(own).collect()
+    std::iter::once((POLICY_LABEL, policy)).chain(own).collect()
 }
 
 fn details(metric: &str) -> Details {

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 
+use super::http_layer;
 use crate::pprof;
 use crate::signals::catalogue::families;
 use crate::signals::{CATALOGUE, Collectors, Family, FamilyKind, Snapshot};
@@ -28,13 +29,10 @@ pub(super) struct SignalCollector {
 }
 
 /// Families that other parts of the agent register themselves.
-const REGISTERED_APART: [&str; 5] = [
-    families::REQUEST_DURATION.name,
-    families::REQUESTS_IN_FLIGHT.name,
-    families::REQUEST_BUSY.name,
-    families::AGENT_REQUESTS_FOLDED.name,
-    families::AGENT_CONNECTIONS_EVICTED.name,
-];
+fn is_registered_apart(family: &Family) -> bool {
+    let of_requests = http_layer::FAMILIES.iter().any(|apart| apart.name == family.name);
+    of_requests || family.name == families::AGENT_CONNECTIONS_EVICTED.name
+}
 
 impl SignalCollector {
     pub(super) fn new(
@@ -44,7 +42,7 @@ impl SignalCollector {
     ) -> Result<Self, prometheus::Error> {
         let descriptions = CATALOGUE
             .iter()
-            .filter(|family| !REGISTERED_APART.contains(&family.name))
+            .filter(|family| !is_registered_apart(family))
             .map(describe)
             .collect::<Result<_, _>>()?;
         let reasons = Mutex::default();
@@ -105,7 +103,7 @@ pub(super) fn options(family: &Family) -> prometheus::Opts {
     prometheus::Opts::new(family.name, family.help)
 }
 
-fn describe(family: &Family) -> Result<Desc, prometheus::Error> {
+pub(super) fn describe(family: &Family) -> Result<Desc, prometheus::Error> {
     let labels = family.labels.iter().map(|&label| label.to_owned()).collect();
     Desc::new(family.name.to_owned(), family.help.to_owned(), labels, HashMap::new())
 }

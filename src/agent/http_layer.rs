@@ -1,107 +1,52 @@
 //! The tower layer that measures a service's requests.
 //!
-//! In: requests of an axum router. Out: `http_server_*` families in the agent's registry. Never: an unbounded label. Endpoints
-//! are method and matched path, at most [`MAX_ENDPOINTS`] of them; everything further counts as `other`.
+//! In: requests of an axum router. Out: the `http_server_*` families, and labels for the samples of profiles: while a request is
+//! polled, its thread carries the endpoint and the trace of its `traceparent`. Never: an unbounded label. Endpoints are method and
+//! matched path, a bounded number of them; everything further counts as `other`. Never: a lock that another request holds.
 //!
 //! A request lasts from the call of the service to the head of its response; a streamed body is not part of it. A request
 //! whose client went away is recorded when it is dropped, without a status code.
 
-use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::extract::MatchedPath;
-use http::{Method, Request, Response, StatusCode};
-use parking_lot::RwLock;
-use prometheus::{
-    Counter, CounterVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntGauge, IntGaugeVec,
-    Registry,
-};
+use http::{Request, Response};
+use pin_project_lite::pin_project;
+use prometheus::Registry;
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
-use super::collector::options;
-use crate::signals::catalogue::families;
+use crate::pprof::labels::{Labelled, Labels};
+use crate::time::{Moment, wall_now};
 
-/// Endpoints with series of their own.
-const MAX_ENDPOINTS: usize = 200;
-/// Histograms with series of their own: endpoints times the outcomes they had.
-const MAX_HISTOGRAMS: usize = 1_000;
-/// The endpoint of requests beyond those limits.
-const OTHER: &str = "other";
-/// The endpoint of requests that match no route.
-const UNMATCHED: &str = "unmatched";
+mod endpoints;
+mod exemplars;
+mod exposed;
+mod recent;
+mod trace_context;
 
-/// Seconds. At most 1.7 apart from 1 ms to 10 s, so that a quantile is known to that factor; with the targets people set.
-const BUCKETS: [f64; 24] = [
-    0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3,
-    0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 7.5, 10.0,
-];
+use endpoints::{Endpoint, Endpoints, Outcome};
+pub(super) use exemplars::{Exemplar, Exemplars};
+pub(super) use exposed::FAMILIES;
+use trace_context::TraceContext;
 
 /// Measures every request of the services it wraps. Cheap to clone; every clone counts into the same series.
 #[derive(Clone, Debug)]
-pub struct HttpLayer(Arc<Requests>);
-
-type Paths = HashMap<Box<str>, Arc<Endpoint>>;
-
-#[derive(Debug)]
-struct Requests {
-    duration: HistogramVec,
-    in_flight: IntGaugeVec,
-    busy: CounterVec,
-    folded: IntCounter,
-    /// By method, then by path: a known endpoint is found without building its name.
-    endpoints: RwLock<HashMap<&'static str, Paths>>,
-    endpoint_count: AtomicUsize,
-    histogram_count: AtomicUsize,
-    /// Its series appear with the first request that needs them.
-    other: OnceLock<Arc<Endpoint>>,
-}
-
-#[derive(Debug)]
-struct Endpoint {
-    name: String,
-    in_flight: IntGauge,
-    busy: Counter,
-    durations: RwLock<HashMap<Outcome, Histogram>>,
-}
-
-/// How a request ended. Both are labels of the histogram.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Outcome {
-    status: Option<StatusCode>,
-    /// Empty for a success. A 4xx is the client's error and counts as a success of the service, as OpenTelemetry has it.
-    error_type: &'static str,
-}
+pub struct HttpLayer(Arc<Endpoints>);
 
 impl HttpLayer {
+    /// A layer that has seen no request. Its families are not gathered with the registry, which knows no native histograms and
+    /// no exemplars; there it only reserves their names.
     pub(super) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let histogram =
-            HistogramOpts::from(options(&families::REQUEST_DURATION)).buckets(BUCKETS.to_vec());
-        let duration = HistogramVec::new(histogram, families::REQUEST_DURATION.labels)?;
-        let in_flight = IntGaugeVec::new(
-            options(&families::REQUESTS_IN_FLIGHT),
-            families::REQUESTS_IN_FLIGHT.labels,
-        )?;
-        let busy =
-            CounterVec::new(options(&families::REQUEST_BUSY), families::REQUEST_BUSY.labels)?;
-        let folded = IntCounter::with_opts(options(&families::AGENT_REQUESTS_FOLDED))?;
-        registry.register(Box::new(duration.clone()))?;
-        registry.register(Box::new(in_flight.clone()))?;
-        registry.register(Box::new(busy.clone()))?;
-        registry.register(Box::new(folded.clone()))?;
-        Ok(Self(Arc::new(Requests {
-            duration,
-            in_flight,
-            busy,
-            folded,
-            endpoints: RwLock::default(),
-            endpoint_count: AtomicUsize::new(0),
-            histogram_count: AtomicUsize::new(0),
-            other: OnceLock::new(),
-        })))
+        registry.register(Box::new(exposed::Reserved::new()?))?;
+        Ok(Self(Arc::default()))
+    }
+
+    /// To be called about once per second: the window of the recent durations moves with it.
+    pub(super) fn tick(&self, now: Moment) {
+        self.0.tick(now);
     }
 }
 
@@ -109,7 +54,7 @@ impl<S> Layer<S> for HttpLayer {
     type Service = HttpService<S>;
 
     fn layer(&self, inner: S) -> HttpService<S> {
-        HttpService { inner, requests: self.0.clone() }
+        HttpService { inner, endpoints: self.0.clone() }
     }
 }
 
@@ -117,7 +62,7 @@ impl<S> Layer<S> for HttpLayer {
 #[derive(Clone, Debug)]
 pub struct HttpService<S> {
     inner: S,
-    requests: Arc<Requests>,
+    endpoints: Arc<Endpoints>,
 }
 
 impl<S, RequestBody, ResponseBody> Service<Request<RequestBody>> for HttpService<S>
@@ -134,16 +79,23 @@ where
 
     fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
         let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
-        let observed = InFlight::start(&self.requests, request.method(), path);
-        ObservedResponse { inner: Box::pin(self.inner.call(request)), request: observed }
+        let endpoint = self.endpoints.of(request.method(), path);
+        let observed = InFlight::start(endpoint, TraceContext::of(request.headers()));
+        let labelled = observed.label_thread();
+        let inner = self.inner.call(request);
+        drop(labelled);
+        ObservedResponse { inner, request: observed }
     }
 }
 
-/// The response of a measured request, and the measuring of it. Dropping it before it is ready records the request.
-#[derive(Debug)]
-pub struct ObservedResponse<F> {
-    inner: Pin<Box<F>>,
-    request: InFlight,
+pin_project! {
+    /// The response of a measured request, and the measuring of it. Dropping it before it is ready records the request.
+    #[derive(Debug)]
+    pub struct ObservedResponse<F> {
+        #[pin]
+        inner: F,
+        request: InFlight,
+    }
 }
 
 impl<F, ResponseBody, E> Future for ObservedResponse<F>
@@ -153,15 +105,19 @@ where
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let this = self.get_mut();
+        let this = self.project();
+        let labelled = this.request.label_thread();
         let began = Instant::now();
-        let polled = this.inner.as_mut().poll(cx);
-        this.request.endpoint.busy.inc_by(began.elapsed().as_secs_f64());
+        let polled = this.inner.poll(cx);
+        let ended = Instant::now();
+        drop(labelled);
+        this.request.endpoint.add_busy(ended - began);
         if let Poll::Ready(result) = &polled {
-            this.request.finish(match result {
+            let outcome = match result {
                 Ok(response) => Outcome::of_status(response.status()),
-                Err(_) => Outcome { status: None, error_type: "service_error" },
-            });
+                Err(_) => Outcome::failed("service_error"),
+            };
+            this.request.finish(outcome, ended);
         }
         polled
     }
@@ -170,111 +126,46 @@ where
 /// One request between arrival and record.
 #[derive(Debug)]
 struct InFlight {
-    requests: Arc<Requests>,
     endpoint: Arc<Endpoint>,
+    trace: Option<TraceContext>,
     arrived: Instant,
     recorded: bool,
 }
 
 impl InFlight {
-    fn start(requests: &Arc<Requests>, method: &Method, path: Option<&str>) -> Self {
-        let endpoint = requests.endpoint(method, path);
-        endpoint.in_flight.inc();
-        Self { requests: requests.clone(), endpoint, arrived: Instant::now(), recorded: false }
+    fn start(endpoint: Arc<Endpoint>, trace: Option<TraceContext>) -> Self {
+        endpoint.start();
+        Self { endpoint, trace, arrived: Instant::now(), recorded: false }
     }
 
-    fn finish(&mut self, outcome: Outcome) {
-        if !std::mem::replace(&mut self.recorded, true) {
-            self.endpoint.in_flight.dec();
-            let seconds = self.arrived.elapsed().as_secs_f64();
-            self.requests.histogram(&self.endpoint, outcome).observe(seconds);
+    /// What this thread does is done for the request; the task's label stays.
+    fn label_thread(&self) -> Labelled {
+        let (endpoint, trace) =
+            (self.endpoint.label, self.trace.map_or(0, |context| context.trace));
+        Labelled::enter(|labels| Labels { endpoint, trace, ..labels })
+    }
+
+    fn finish(&mut self, outcome: Outcome, now: Instant) {
+        if std::mem::replace(&mut self.recorded, true) {
+            return;
         }
+        let duration = now - self.arrived;
+        self.endpoint.finish(outcome, |series| {
+            series.histogram.record(duration);
+            if let Some(context) = self.trace.filter(|context| context.sampled) {
+                series.exemplars.offer(context, duration, wall_now());
+            }
+        });
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        let error_type = if std::thread::panicking() { "panic" } else { "client_disconnected" };
-        self.finish(Outcome { status: None, error_type });
-    }
-}
-
-impl Requests {
-    fn endpoint(&self, method: &Method, path: Option<&str>) -> Arc<Endpoint> {
-        let method = if path.is_some() { method_label(method) } else { "" };
-        let path = path.unwrap_or(UNMATCHED);
-        let known = self.endpoints.read().get(method).and_then(|paths| paths.get(path)).cloned();
-        let endpoint = known.unwrap_or_else(|| self.add_endpoint(method, path));
-        if endpoint.name == OTHER {
-            self.folded.inc();
+        if !self.recorded {
+            let panicking = std::thread::panicking();
+            let error_type = if panicking { "panic" } else { "client_disconnected" };
+            self.finish(Outcome::failed(error_type), Instant::now());
         }
-        endpoint
-    }
-
-    fn add_endpoint(&self, method: &'static str, path: &str) -> Arc<Endpoint> {
-        let mut endpoints = self.endpoints.write();
-        let paths = endpoints.entry(method).or_default();
-        if let Some(added_meanwhile) = paths.get(path) {
-            return added_meanwhile.clone();
-        }
-        // Held under the lock, so the order does not matter.
-        if self.endpoint_count.load(Ordering::Relaxed) >= MAX_ENDPOINTS {
-            return self.other().clone();
-        }
-        self.endpoint_count.fetch_add(1, Ordering::Relaxed);
-        let name = if method.is_empty() { path.to_owned() } else { format!("{method} {path}") };
-        let endpoint = Arc::new(self.new_endpoint(name));
-        paths.insert(path.into(), endpoint.clone());
-        endpoint
-    }
-
-    fn other(&self) -> &Arc<Endpoint> {
-        self.other.get_or_init(|| Arc::new(self.new_endpoint(OTHER.to_owned())))
-    }
-
-    fn new_endpoint(&self, name: String) -> Endpoint {
-        let in_flight = self.in_flight.with_label_values(&[&name]);
-        let busy = self.busy.with_label_values(&[&name]);
-        Endpoint { name, in_flight, busy, durations: RwLock::default() }
-    }
-
-    fn histogram(&self, endpoint: &Endpoint, outcome: Outcome) -> Histogram {
-        if let Some(known) = endpoint.durations.read().get(&outcome) {
-            return known.clone();
-        }
-        // Two first requests at once may both count; the limit is not exact.
-        let is_other = endpoint.name == OTHER;
-        if !is_other && self.histogram_count.fetch_add(1, Ordering::Relaxed) >= MAX_HISTOGRAMS {
-            self.folded.inc();
-            return self.histogram(self.other(), outcome);
-        }
-        let status = outcome.status.as_ref().map_or("", StatusCode::as_str);
-        let labels = [endpoint.name.as_str(), status, outcome.error_type];
-        let histogram = self.duration.with_label_values(&labels);
-        endpoint.durations.write().insert(outcome, histogram.clone());
-        histogram
-    }
-}
-
-impl Outcome {
-    fn of_status(status: StatusCode) -> Self {
-        Self { status: Some(status), error_type: if status.is_server_error() { "5xx" } else { "" } }
-    }
-}
-
-/// Methods are the client's to invent; the label is not.
-fn method_label(method: &Method) -> &'static str {
-    match method.as_str() {
-        "GET" => "GET",
-        "HEAD" => "HEAD",
-        "POST" => "POST",
-        "PUT" => "PUT",
-        "DELETE" => "DELETE",
-        "PATCH" => "PATCH",
-        "OPTIONS" => "OPTIONS",
-        "CONNECT" => "CONNECT",
-        "TRACE" => "TRACE",
-        _ => "OTHER",
     }
 }
 
@@ -286,10 +177,16 @@ mod tests {
     use axum::routing::{get, post};
     use tower::ServiceExt as _;
 
-    use crate::agent::exposition::Format;
+    use super::endpoints::MAX_ENDPOINTS;
+    use crate::agent::exposition::{Exposition, Format};
+    use http::{Request, StatusCode};
 
-    fn service(registry: &Registry) -> (HttpLayer, Router) {
-        let layer = HttpLayer::register(registry).expect("an empty registry");
+    fn layer() -> HttpLayer {
+        HttpLayer::register(&Registry::new()).expect("an empty registry")
+    }
+
+    fn service() -> (HttpLayer, Router) {
+        let layer = layer();
         let router = Router::new()
             .route("/users/{id}", get(|| async { "found" }))
             .route("/broken", post(|| async { StatusCode::BAD_GATEWAY }))
@@ -308,8 +205,13 @@ mod tests {
     }
 
     /// The samples whose line starts with `prefix`.
-    fn samples(registry: &Registry, prefix: &str) -> Vec<String> {
-        let text = Format::Text.encode(&registry.gather());
+    fn samples(layer: &HttpLayer, prefix: &str) -> Vec<String> {
+        lines(layer, Format::Text, prefix)
+    }
+
+    fn lines(layer: &HttpLayer, format: Format, prefix: &str) -> Vec<String> {
+        let body = Exposition::new(Registry::new(), layer.clone()).body(format);
+        let text = String::from_utf8(body).expect("text");
         text.lines().filter(|line| line.starts_with(prefix)).map(str::to_owned).collect()
     }
 
@@ -317,8 +219,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_request_counts_under_its_method_matched_path_and_outcome() {
-        let registry = Registry::new();
-        let (_, router) = service(&registry);
+        let (layer, router) = service();
         for (method, path) in [
             ("GET", "/users/1"),
             ("GET", "/users/2"),
@@ -334,75 +235,207 @@ mod tests {
             r#"{endpoint="POST /broken",error_type="5xx",status_code="502"} 1"#,
             r#"{endpoint="unmatched",error_type="",status_code="404"} 1"#,
         ];
-        assert_eq!(samples(&registry, COUNT), expected.map(|labels| format!("{COUNT}{labels}")));
-        let in_flight = samples(&registry, "http_server_requests_in_flight{");
+        assert_eq!(samples(&layer, COUNT), expected.map(|labels| format!("{COUNT}{labels}")));
+        let in_flight = samples(&layer, "http_server_requests_in_flight{");
         assert!(in_flight.iter().all(|line| line.ends_with(" 0")), "{in_flight:?}");
     }
 
     #[tokio::test]
     async fn a_client_that_goes_away_is_recorded_and_leaves_flight() {
-        let registry = Registry::new();
-        let (_, router) = service(&registry);
+        let (layer, router) = service();
         let mut response = Box::pin(router.oneshot(request("GET", "/forever")));
         assert!(futures::poll!(&mut response).is_pending());
         let in_flight = "http_server_requests_in_flight{endpoint=\"GET /forever\"}";
-        assert_eq!(samples(&registry, in_flight), [format!("{in_flight} 1")]);
+        assert_eq!(samples(&layer, in_flight), [format!("{in_flight} 1")]);
         drop(response);
-        assert_eq!(samples(&registry, in_flight), [format!("{in_flight} 0")]);
+        assert_eq!(samples(&layer, in_flight), [format!("{in_flight} 0")]);
         let labels =
             r#"{endpoint="GET /forever",error_type="client_disconnected",status_code=""} 1"#;
-        assert_eq!(samples(&registry, COUNT), [format!("{COUNT}{labels}")]);
+        assert_eq!(samples(&layer, COUNT), [format!("{COUNT}{labels}")]);
     }
 
     #[tokio::test]
     async fn a_panic_of_the_handler_is_an_error_of_its_own() {
-        let registry = Registry::new();
-        let (_, router) = service(&registry);
+        let (layer, router) = service();
         let outcome = tokio::spawn(router.oneshot(request("GET", "/panics"))).await;
         assert!(outcome.is_err_and(|error| error.is_panic()));
         let labels = r#"{endpoint="GET /panics",error_type="panic",status_code=""} 1"#;
-        assert_eq!(samples(&registry, COUNT), [format!("{COUNT}{labels}")]);
+        assert_eq!(samples(&layer, COUNT), [format!("{COUNT}{labels}")]);
     }
 
     #[tokio::test]
     async fn endpoints_past_the_limit_count_as_other() {
-        let registry = Registry::new();
-        let layer = HttpLayer::register(&registry).expect("an empty registry");
+        let layer = layer();
         let paths: Vec<String> =
             (0..MAX_ENDPOINTS + 3).map(|index| format!("/path{index}")).collect();
         let router =
             paths.iter().fold(Router::new(), |router, path| router.route(path, get(|| async {})));
-        let router = router.layer(layer);
+        let router = router.layer(layer.clone());
         for path in &paths {
             router.clone().oneshot(request("GET", path)).await.expect("axum is infallible");
         }
-        let counts = samples(&registry, COUNT);
+        let counts = samples(&layer, COUNT);
         assert_eq!(counts.len(), MAX_ENDPOINTS + 1);
         let other = format!("{COUNT}{{endpoint=\"other\",error_type=\"\",status_code=\"200\"}} 3");
         assert!(counts.contains(&other), "{:?}", counts.last());
         assert_eq!(
-            samples(&registry, "headroom_agent_http_requests_folded_total"),
+            samples(&layer, "headroom_agent_http_requests_folded_total"),
             ["headroom_agent_http_requests_folded_total 3"]
+        );
+    }
+
+    #[test]
+    fn outcomes_past_the_limit_count_as_those_of_other() {
+        let layer = layer();
+        let status = |code| Outcome::of_status(StatusCode::from_u16(code).expect("a status"));
+        let codes = 200..200 + 21;
+        for path in (0..50).map(|index| format!("/path{index}")) {
+            let endpoint = layer.0.of(&http::Method::GET, Some(&path));
+            for code in codes.clone() {
+                endpoint.start();
+                endpoint.finish(status(code), |series| {
+                    series.histogram.record(std::time::Duration::from_millis(1));
+                });
+            }
+        }
+        // 50 times 21 outcomes, of which 1000 found room.
+        let folded = "headroom_agent_http_requests_folded_total 50";
+        assert_eq!(samples(&layer, "headroom_agent_http_requests_folded_total"), [folded]);
+        let counts = samples(&layer, COUNT);
+        let of_other: f64 = counts
+            .iter()
+            .filter(|line| line.contains("endpoint=\"other\""))
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum();
+        assert!((of_other - 50.0).abs() < 1e-9, "{of_other}");
+        assert!(
+            samples(&layer, "http_server_requests_in_flight{")
+                .iter()
+                .all(|line| line.ends_with(" 0"))
         );
     }
 
     #[tokio::test]
     async fn time_inside_polls_is_busy_time_and_waiting_is_not() {
-        let registry = Registry::new();
-        let layer = HttpLayer::register(&registry).expect("an empty registry");
+        let layer = layer();
         let work = || async {
             std::thread::sleep(std::time::Duration::from_millis(20));
             tokio::time::sleep(std::time::Duration::from_millis(500)).await;
         };
-        let router = Router::new().route("/work", get(work)).layer(layer);
+        let router = Router::new().route("/work", get(work)).layer(layer.clone());
         router.oneshot(request("GET", "/work")).await.expect("axum is infallible");
         let seconds = |prefix: &str| {
-            let line = samples(&registry, prefix).remove(0);
+            let line = samples(&layer, prefix).remove(0);
             line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok()).expect("a number")
         };
         let busy = seconds("http_server_request_busy_seconds_total{");
         let duration = seconds("http_server_request_duration_seconds_sum{");
         assert!(busy >= 0.02, "{busy}");
         assert!(duration - busy >= 0.45, "{duration} {busy}");
+    }
+
+    #[tokio::test]
+    async fn arrivals_are_counted_before_they_are_answered() {
+        let (layer, router) = service();
+        let mut response = Box::pin(router.oneshot(request("GET", "/forever")));
+        assert!(futures::poll!(&mut response).is_pending());
+        let started = "http_server_requests_started_total{endpoint=\"GET /forever\"}";
+        assert_eq!(samples(&layer, started), [format!("{started} 1")]);
+        assert!(samples(&layer, COUNT).is_empty());
+    }
+
+    /// The labels of this thread.
+    fn labels() -> Labels {
+        let mut seen = Labels::NONE;
+        drop(Labelled::enter(|present| {
+            seen = present;
+            present
+        }));
+        seen
+    }
+
+    const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+
+    fn traced(path: &str, flags: &str) -> Request<Body> {
+        let mut request = request("GET", path);
+        let context = format!("00-{TRACE}-b7ad6b7169203331-{flags}");
+        request.headers_mut().insert("traceparent", context.parse().expect("a valid value"));
+        request
+    }
+
+    #[tokio::test]
+    async fn a_threads_labels_are_those_of_the_request_it_polls() {
+        let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
+        let handler = async move || {
+            sender.send(labels()).expect("the test waits");
+            tokio::task::yield_now().await;
+            sender.send(labels()).expect("the test waits");
+        };
+        let router = Router::new().route("/work", get(handler)).layer(layer());
+        let mut response = Box::pin(router.oneshot(traced("/work", "00")));
+        assert!(futures::poll!(&mut response).is_pending());
+        assert_eq!(labels(), Labels::NONE);
+        response.await.expect("axum is infallible");
+        for _ in 0..2 {
+            let seen = receiver.recv().await.expect("the handler ran");
+            assert_eq!(seen.endpoint.text(), "GET /work");
+            assert_eq!(format!("{:032x}", seen.trace), TRACE);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_sampled_request_is_the_exemplar_of_its_bucket_in_openmetrics() {
+        let (layer, router) = service();
+        router.clone().oneshot(traced("/users/1", "00")).await.expect("axum is infallible");
+        let exemplars = |format| {
+            let all = lines(&layer, format, "http_server_request_duration_seconds_bucket");
+            all.into_iter().filter(|line| line.contains(" # ")).collect::<Vec<_>>()
+        };
+        assert_eq!(exemplars(Format::OpenMetrics), [""; 0]);
+        router.oneshot(traced("/users/1", "01")).await.expect("axum is infallible");
+        assert_eq!(exemplars(Format::Text), [""; 0]);
+        let found = exemplars(Format::OpenMetrics);
+        let [line] = found.as_slice() else { panic!("{found:?}") };
+        let (sample, exemplar) = line.split_once(" # ").expect("an exemplar");
+        let (labels, numbers) = exemplar.split_once("} ").expect("labels");
+        assert_eq!(labels, format!("{{trace_id=\"{TRACE}\",span_id=\"b7ad6b7169203331\""));
+        let (value, at) = numbers.split_once(' ').expect("value and time");
+        let value: f64 = value.parse().expect("a number");
+        let bound = sample.split("le=\"").nth(1).and_then(|rest| rest.split('"').next());
+        assert!(bound.and_then(|bound| bound.parse().ok()).is_some_and(|le: f64| value <= le));
+        let age = wall_now().as_millis() as f64 - at.parse::<f64>().expect("a time") * 1e3;
+        assert!((-1.0..60_000.0).contains(&age), "{age}");
+    }
+
+    #[tokio::test]
+    async fn quantiles_are_of_the_last_minute_and_absent_without_requests() {
+        let (layer, router) = service();
+        let quantiles = || samples(&layer, "http_server_request_duration_quantile_seconds{");
+        let at = |seconds| Moment::after_start(std::time::Duration::from_secs(seconds));
+        assert_eq!(quantiles(), [""; 0]);
+        layer.tick(at(10));
+        router.oneshot(request("GET", "/users/1")).await.expect("axum is infallible");
+        let found = quantiles();
+        for (line, quantile) in found.iter().zip(["0.5", "0.9", "0.99", "0.999"]) {
+            let labels = format!("{{endpoint=\"GET /users/{{id}}\",quantile=\"{quantile}\"}} ");
+            assert!(line.contains(&labels), "{line}");
+        }
+        assert_eq!(found.len(), 4);
+        // A tick too early changes nothing.
+        for seconds in [20, 21, 30, 40, 50, 60] {
+            layer.tick(at(seconds));
+        }
+        assert_eq!(quantiles().len(), 4);
+        layer.tick(at(70));
+        assert_eq!(quantiles(), [""; 0]);
+    }
+
+    #[test]
+    fn the_service_cannot_register_a_family_of_the_layer() {
+        let registry = Registry::new();
+        let _layer = HttpLayer::register(&registry).expect("an empty registry");
+        let name = "http_server_request_duration_seconds";
+        let own = prometheus::IntGauge::new(name, "The service's own").expect("a valid name");
+        assert!(registry.register(Box::new(own)).is_err());
     }
 }

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,8 +14,9 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{ConnectInfo, State};
 use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::Request;
@@ -24,13 +26,16 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::{IntCounter, Registry};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
+use super::access::{self, Gate};
 use super::collector::options;
-use super::exposition::Format;
+use super::evidence::{self, Evidence};
+use super::exposition::{Exposition, Format};
 use crate::pprof;
 use crate::probes::Progress;
 use crate::signals::catalogue::families;
@@ -50,46 +55,63 @@ const GATHER_DEADLINE: Duration = Duration::from_secs(2);
 /// For answers that are being written when the agent stops.
 const DRAIN: Duration = Duration::from_millis(500);
 
-/// All routes of the agent.
-pub(super) fn routes(registry: Registry, progress: &Progress, service: &pprof::Service) -> Router {
-    Router::new()
-        .route("/metrics", get(metrics))
-        .with_state(Exposition::new(registry))
-        .merge(progress.routes())
-        .merge(pprof::routes(service))
+/// What the agent's routes answer from.
+pub(super) struct Routes {
+    pub(super) exposition: Exposition,
+    pub(super) progress: Progress,
+    pub(super) service: pprof::Service,
+    /// The one whose tasks are counted.
+    pub(super) service_runtime: Handle,
+    pub(super) evidence: Evidence,
+    pub(super) gate: Gate,
+}
+
+impl Routes {
+    /// Metrics and probes.
+    pub(super) fn public(&self) -> Router {
+        let turn = Arc::new(Semaphore::new(1));
+        Router::new()
+            .route("/metrics", get(metrics))
+            .with_state(Scrapes { exposition: self.exposition.clone(), turn })
+            .merge(self.progress.routes())
+    }
+
+    /// Profiles and captures, for those who may.
+    pub(super) fn debug(&self) -> Router {
+        Router::new()
+            .merge(pprof::routes(&self.service, Some(self.service_runtime.clone())))
+            .merge(evidence::routes(self.evidence.clone()))
+            .layer(middleware::from_fn_with_state(self.gate.clone(), access::check))
+    }
 }
 
 /// What a scrape needs. Collectors that the service registered are foreign code, which may wait for a lock that the service
 /// holds: they run on a thread of their own, and one at a time, so that late ones do not pile up.
 #[derive(Clone)]
-struct Exposition {
-    registry: Registry,
+struct Scrapes {
+    exposition: Exposition,
     turn: Arc<Semaphore>,
 }
 
-impl Exposition {
-    fn new(registry: Registry) -> Self {
-        Self { registry, turn: Arc::new(Semaphore::new(1)) }
-    }
-
+impl Scrapes {
     /// Waits for its turn and for the collectors. Those go on when the caller no longer waits, and keep the turn.
-    async fn encoded(self, format: Format) -> Result<String, JoinError> {
+    async fn body(self, format: Format) -> Result<Vec<u8>, JoinError> {
         let turn = self.turn.acquire_owned().await.expect("the semaphore is never closed");
         tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            format.encode(&self.registry.gather())
+            self.exposition.body(format)
         })
         .await
     }
 }
 
-async fn metrics(State(exposition): State<Exposition>, headers: HeaderMap) -> Response {
+async fn metrics(State(scrapes): State<Scrapes>, headers: HeaderMap) -> Response {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     let format = Format::negotiate(accept);
-    match tokio::time::timeout(GATHER_DEADLINE, exposition.encoded(format)).await {
-        Ok(Ok(text)) => {
+    match tokio::time::timeout(GATHER_DEADLINE, scrapes.body(format)).await {
+        Ok(Ok(body)) => {
             let headers = [(header::CONTENT_TYPE, format.content_type()), (header::VARY, "accept")];
-            (headers, text).into_response()
+            (headers, body).into_response()
         }
         Ok(Err(error)) => {
             tracing::error!(error = &error as &dyn std::error::Error, "a collector panicked");
@@ -130,7 +152,7 @@ pub(super) async fn serve(
             () = stop.cancelled() => break,
             Some(_) = connections.tasks.join_next() => {}
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => connections.add(stream, router.clone(), stop.clone()),
+                Ok((stream, peer)) => connections.add(stream, peer, router.clone(), stop.clone()),
                 Err(error) => back_off(&error).await,
             },
         }
@@ -164,7 +186,13 @@ struct Place {
 }
 
 impl Connections {
-    fn add(&mut self, stream: TcpStream, router: Router, stop: CancellationToken) {
+    fn add(
+        &mut self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        router: Router,
+        stop: CancellationToken,
+    ) {
         self.places.retain(|place| !place.task.is_finished());
         if self.places.len() >= MAX_CONNECTIONS {
             let idle = |place: &Place| place.requests.load(Ordering::Relaxed) == 0;
@@ -175,20 +203,22 @@ impl Connections {
             }
         }
         let requests = Arc::new(AtomicUsize::new(0));
-        let task = self.tasks.spawn(connection(stream, router, requests.clone(), stop));
+        let task = self.tasks.spawn(connection(stream, peer, router, requests.clone(), stop));
         self.places.push_back(Place { task, requests });
     }
 }
 
 async fn connection(
     stream: TcpStream,
+    peer: SocketAddr,
     router: Router,
     requests: Arc<AtomicUsize>,
     stop: CancellationToken,
 ) {
     // Only latency is at stake.
     let _ = stream.set_nodelay(true);
-    let service = service_fn(move |request: Request<Incoming>| {
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(ConnectInfo(peer));
         let running = Running::start(&requests);
         let answer = router.clone().oneshot(request.map(Body::new));
         async move {

@@ -9,14 +9,15 @@ use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use prometheus::Registry;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::server::{self, ServerMetrics};
+use super::evidence::Evidence;
+use super::http_layer::HttpLayer;
+use super::server::{self, Routes, ServerMetrics};
 use crate::pprof;
-use crate::probes::{Beat, Progress};
+use crate::probes::Beat;
 use crate::signals::Collectors;
 use crate::signals::allocator::Jemalloc;
 use crate::time::Clock;
@@ -31,13 +32,14 @@ const BLOCKING_GRACE: Duration = Duration::from_millis(500);
 /// Everything the thread owns.
 pub(super) struct AgentThread {
     pub(super) listener: TcpListener,
-    pub(super) registry: Registry,
+    /// For `/debug/` alone.
+    pub(super) debug_listener: Option<TcpListener>,
+    pub(super) routes: Routes,
+    pub(super) http_layer: HttpLayer,
     pub(super) server_metrics: ServerMetrics,
     pub(super) collectors: Arc<Mutex<Collectors>>,
     pub(super) polls: pprof::block::Watcher,
     pub(super) clock: Clock,
-    pub(super) progress: Progress,
-    pub(super) service: pprof::Service,
     pub(super) stop: CancellationToken,
 }
 
@@ -62,34 +64,62 @@ impl AgentThread {
     }
 
     fn serve(self, runtime: &Runtime, started: &SyncSender<io::Result<()>>) {
-        let beat = self.progress.add_loop("agent", MAX_SILENCE);
-        let router = server::routes(self.registry, &self.progress, &self.service);
+        let beat = self.routes.progress.add_loop("agent", MAX_SILENCE);
+        let evidence = self.routes.evidence.clone();
         runtime.block_on(async {
-            let listener = match tokio::net::TcpListener::from_std(self.listener) {
-                Ok(listener) => listener,
+            let listeners = self.debug_listener.map(tokio::net::TcpListener::from_std).transpose();
+            let listeners = tokio::net::TcpListener::from_std(self.listener)
+                .and_then(|main| Ok((main, listeners?)));
+            let (listener, debug_listener) = match listeners {
+                Ok(listeners) => listeners,
                 Err(error) => {
                     let _ = started.send(Err(error));
                     return;
                 }
             };
             let _ = started.send(Ok(()));
+            let serve = async {
+                let serve = |listener, router| {
+                    server::serve(listener, router, self.server_metrics.clone(), self.stop.clone())
+                };
+                match debug_listener {
+                    None => serve(listener, self.routes.public().merge(self.routes.debug())).await,
+                    Some(debug) => {
+                        let apart = serve(debug, self.routes.debug());
+                        tokio::join!(serve(listener, self.routes.public()), apart);
+                    }
+                }
+            };
             tokio::select! {
-                () = tick(self.collectors, self.clock, beat) => {}
+                () = tick(self.collectors, self.http_layer, self.clock, beat, evidence) => {}
                 () = watch_polls(self.polls, self.clock) => {}
-                () = server::serve(listener, router, self.server_metrics, self.stop) => {}
+                () = serve => {}
             }
         });
     }
 }
 
-async fn tick(collectors: Arc<Mutex<Collectors>>, clock: Clock, beat: Beat) {
+async fn tick(
+    collectors: Arc<Mutex<Collectors>>,
+    http_layer: HttpLayer,
+    clock: Clock,
+    beat: Beat,
+    evidence: Evidence,
+) {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // The first tick is immediate; the collectors have just been started.
     ticks.tick().await;
     loop {
         ticks.tick().await;
-        collectors.lock().tick(clock.now());
+        let now = clock.now();
+        let snapshot = {
+            let mut collectors = collectors.lock();
+            collectors.tick(now);
+            collectors.collect(now)
+        };
+        http_layer.tick(now.monotonic);
+        evidence.tick(now, &snapshot);
         beat.beat();
     }
 }

@@ -36,6 +36,8 @@ use screen::Screen;
 
 /// How often the view reads and draws.
 const FRAME: Duration = Duration::from_secs(1);
+/// The name of the first process.
+const SERVICE: &str = "sample service";
 /// Frames that the sparkline shows.
 const HISTORY: usize = 48;
 
@@ -59,8 +61,16 @@ pub(super) fn run(args: DemoArgs) -> anyhow::Result<()> {
     runtime.block_on(show(args))
 }
 
+/// Cancelled when the demo, or the part of it, is to end: at a signal or after its seconds.
 fn stop_token(args: &DemoArgs) -> anyhow::Result<CancellationToken> {
     let token = shutdown::on_signal().context("cannot handle signals")?;
+    if let Some(seconds) = args.seconds {
+        let token = token.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+            token.cancel();
+        });
+    }
     if args.until_stdin_closes {
         shutdown::on_stdin_closed(token.clone());
     }
@@ -81,18 +91,19 @@ async fn serve_sample(args: DemoArgs) -> anyhow::Result<()> {
 /// The demo itself: start the processes, make the load, draw until told to end.
 async fn show(args: DemoArgs) -> anyhow::Result<()> {
     Telemetry::init_with(LogFormat::Text);
+    let flag = |bound: Option<SocketAddr>, bind, port| if bound.is_some() { bind } else { port };
     for (address, flag) in [
-        (args.service_address(), "--service-port"),
-        (args.agent_address(), "--agent-port"),
+        (args.service_address(), flag(args.service_bind, "--service-bind", "--service-port")),
+        (args.agent_address(), flag(args.agent_bind, "--agent-bind", "--agent-port")),
         (args.adapter_address(), "--adapter-port"),
     ] {
         must_be_free(address, flag)?;
     }
     must_differ(&args)?;
-    let shutdown = shutdown::on_signal().context("cannot handle signals")?;
+    let shutdown = stop_token(&args)?;
     let credentials = Credentials::make(args.token.clone())?;
     let quiet = [("HEADROOM_LOG", "error")];
-    let service = Process::start("sample service", &service_arguments(&args), &quiet)?;
+    let service = Process::start(SERVICE, &service_arguments(&args), &quiet)?;
     let with_token =
         [("HEADROOM_LOG", "error"), ("HEADROOM_DEMO_TOKEN", credentials.token.as_str())];
     let adapter_arguments = adapter_arguments(&args, credentials.folder());
@@ -103,7 +114,13 @@ async fn show(args: DemoArgs) -> anyhow::Result<()> {
     let drawn = draw(&args, &credentials, &mut processes, shutdown.clone()).await;
     shutdown.cancel();
     let _ = load.await;
-    drawn
+    drawn.or_else(|error| if reader_is_gone(&error) { Ok(()) } else { Err(error) })
+}
+
+/// `headroom demo | head`: who read has seen enough.
+fn reader_is_gone(error: &anyhow::Error) -> bool {
+    let cause = error.downcast_ref::<std::io::Error>();
+    cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 fn must_differ(args: &DemoArgs) -> anyhow::Result<()> {
@@ -159,10 +176,9 @@ async fn draw(
         ca_pem: &credentials.ca_pem,
         token: &credentials.token,
     })?;
-    let commands = commands(args, credentials, (processes[0].id(), processes[1].id()));
+    let read_variables = credentials.write_shell(args.adapter_address())?;
     let mut screen = Screen::open(std::io::stdout().is_terminal())?;
     let mut scene = Scene::new();
-    let started = Instant::now();
     let mut frames = tokio::time::interval(FRAME);
     frames.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
@@ -170,49 +186,36 @@ async fn draw(
             () = shutdown.cancelled() => break,
             _ = frames.tick() => {}
         }
-        if args.seconds.is_some_and(|seconds| started.elapsed().as_secs() >= seconds) {
-            break;
-        }
         let seen = observer.observe().await;
         scene.take(&seen);
         let ended = processes.iter_mut().filter_map(Process::end).collect();
-        screen.show(&scene.frame(&seen, ended, &commands))?;
+        let kills = processes.iter_mut().filter_map(Process::kill_command).unzip();
+        let commands = commands(args.agent_address(), &read_variables, kills);
+        screen.show(&scene.frame(&seen, ended, commands))?;
     }
     screen.close()
 }
 
+/// The commands to copy, none longer than a line of 80 columns shows: the last ones kill the named processes.
 fn commands(
-    args: &DemoArgs,
-    credentials: &Credentials,
-    (service, adapter): (u32, u32),
-) -> Vec<(&'static str, String)> {
-    let ca = credentials.ca_file();
-    let api = format!(
-        "https://{}/apis/external.metrics.k8s.io/v1beta1/namespaces/default",
-        args.adapter_address()
-    );
-    vec![
+    agent: SocketAddr,
+    read_variables: &str,
+    (names, kills): (Vec<&str>, Vec<String>),
+) -> Vec<(String, Vec<String>)> {
+    let number =
+        r#"curl --cacert "$CA" -H "Authorization: Bearer $TOKEN" $API/headroom_demand"#.to_owned();
+    let profile = format!("go tool pprof -top 'http://{agent}/debug/pprof/profile?seconds=5'");
+    let mut commands = vec![
+        ("the number an HPA scales on".to_owned(), vec![read_variables.to_owned(), number]),
         (
-            "the number an HPA scales on",
-            format!(
-                "curl --cacert {} -H 'Authorization: Bearer {}' {api}/headroom_demand",
-                ca.display(),
-                credentials.token
-            ),
+            "the agent's metrics; a CPU profile of the service".to_owned(),
+            vec![format!("curl http://{agent}/metrics"), profile],
         ),
-        ("the agent's metrics", format!("curl http://{}/metrics", args.agent_address())),
-        (
-            "a CPU profile of the service",
-            format!(
-                "go tool pprof -top 'http://{}/debug/pprof/profile?seconds=5'",
-                args.agent_address()
-            ),
-        ),
-        (
-            "what happens when the adapter dies, or the service",
-            format!("kill {adapter}    kill {service}"),
-        ),
-    ]
+    ];
+    if !kills.is_empty() {
+        commands.push((format!("what happens without the {}", names.join(", or the ")), kills));
+    }
+    commands
 }
 
 /// What the picture remembers from frame to frame.
@@ -243,7 +246,7 @@ impl Scene {
         &'a self,
         seen: &Observation,
         ended: Vec<String>,
-        commands: &'a [(&'static str, String)],
+        commands: Vec<(String, Vec<String>)>,
     ) -> view::Frame<'a> {
         let rows = scenario::SHOWN.iter().map(|shown| {
             let gauges = seen.gauges.as_ref().ok();
@@ -258,12 +261,14 @@ impl Scene {
                 demand,
             }
         });
+        let service_ended = ended.iter().any(|end| end.contains(SERVICE));
         view::Frame {
             rows: rows.collect(),
             demand: seen.demand.clone(),
             history: &self.history,
             replicas: self.replicas.shown(Instant::now()),
-            metrics_error: seen.gauges.as_ref().err().cloned(),
+            // Of a service that has ended the picture says so already.
+            metrics_error: seen.gauges.as_ref().err().filter(|_| !service_ended).cloned(),
             unknown_seconds: self.last_number.map(|last| last.elapsed().as_secs()),
             ended,
             commands,
@@ -278,4 +283,22 @@ fn print(lines: &[String]) -> std::io::Result<()> {
         writeln!(out, "{line}")?;
     }
     out.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_of_80_columns_breaks_no_command_and_what_is_dead_is_not_to_be_killed() {
+        let agent = "127.0.0.1:65535".parse().expect("an address");
+        let killed = (vec!["adapter"], vec!["kill 4194304".to_owned()]);
+        let commands = commands(agent, ". /tmp/headroom-demo-4194304/env", killed);
+        let (what, kills) = commands.last().expect("commands");
+        assert_eq!((what.as_str(), kills.len()), ("what happens without the adapter", 1));
+        for command in commands.iter().flat_map(|(_, commands)| commands) {
+            let shown = format!("    {command}");
+            assert!(shown.len() <= 80, "{shown}");
+        }
+    }
 }

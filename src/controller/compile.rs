@@ -27,6 +27,10 @@ const MAX_SIGNALS: usize = 16;
 const MAX_NAME_CHARS: usize = 63;
 const INTERVAL: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(300));
 const WINDOW: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3600));
+/// The longest window in intervals: the store keeps 240 points of a series, and a window needs some beyond its own.
+const WINDOW_INTERVALS: u32 = 200;
+/// How the parts of counters, histograms and summaries end.
+const COUNTER_SUFFIXES: [&str; 4] = ["_total", "_sum", "_count", "_bucket"];
 const GRACE: (Duration, Duration) = (Duration::ZERO, Duration::from_secs(3600));
 const LATENCY: (Duration, Duration) = (Duration::from_micros(10), Duration::from_secs(600));
 
@@ -60,6 +64,15 @@ pub fn compile(object: &ScalingPolicy) -> Result<Policy, Vec<SpecProblem>> {
     let interval = endpoint.as_ref().map(|endpoint| endpoint.interval);
     if window.zip(interval).is_some_and(|(window, interval)| window < interval) {
         problems.add("spec.window", "is shorter than endpoint.interval");
+    }
+    if let Some(interval) = interval
+        && window.is_some_and(|window| window > interval * WINDOW_INTERVALS)
+    {
+        let most = interval * WINDOW_INTERVALS;
+        let problem = format!(
+            "is longer than {WINDOW_INTERVALS} x endpoint.interval, {most:?}, and older samples are not kept"
+        );
+        problems.add("spec.window", problem);
     }
     if stale_after.zip(interval).is_some_and(|(stale_after, interval)| stale_after <= interval) {
         problems.add("spec.staleAfter", "is not longer than endpoint.interval");
@@ -343,6 +356,15 @@ fn signal_kind(path: &str, spec: &PolicySignal, problems: &mut Problems) -> Opti
         };
         let name =
             problems.text(&format!("{path}.metric.name"), &metric.name, valid, "a metric name");
+        if let Some(suffix) = COUNTER_SUFFIXES.iter().find(|suffix| metric.name.ends_with(**suffix))
+        {
+            let problem = format!(
+                "{:?} ends in {suffix} as counters do, which only grow, and a metric is read as a gauge; name a gauge, such \
+                 as a queue's depth, or use cpu, allocationRate or latency for what is counted",
+                metric.name
+            );
+            problems.add(format!("{path}.metric.name"), problem);
+        }
         kinds.push(name.zip(threshold).map(|(name, threshold)| SignalKind::Metric {
             name,
             aggregate,
@@ -460,6 +482,40 @@ mod tests {
             policy.signals[0].kind,
             SignalKind::Tasks(Threshold::<TaskCount>::new(5000.0).expect("positive"))
         );
+    }
+
+    #[test]
+    fn a_window_longer_than_what_is_kept_is_refused() {
+        let with = |interval: &'static str, window: &'static str| {
+            move |object: &mut Value| {
+                object["spec"]["endpoint"]["interval"] = json!(interval);
+                object["spec"]["window"] = json!(window);
+            }
+        };
+        assert!(compile(&object(with("5s", "1000s"))).is_ok());
+        check_refused(
+            with("5s", "1001s"),
+            &[
+                "spec.window: is longer than 200 x endpoint.interval, 1000s, and older samples are not kept",
+            ],
+        );
+    }
+
+    #[test]
+    fn a_counter_is_no_gauge() {
+        let named = |name: &'static str| {
+            move |object: &mut Value| {
+                object["spec"]["signals"][0] =
+                    json!({"name": "queue", "metric": {"name": name, "threshold": 100}});
+            }
+        };
+        assert!(compile(&object(named("totals_in_queue"))).is_ok());
+        for name in ["orders_total", "latency_sum", "latency_count", "latency_bucket"] {
+            let problems = compile(&object(named(name))).expect_err(name);
+            let [problem] = &problems[..] else { panic!("{name}: {problems:?}") };
+            assert_eq!(problem.field, "spec.signals[0].metric.name");
+            assert!(problem.problem.contains("name a gauge"), "{problem}");
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use kube::Resource;
 
 use super::index::{Ruling, SeenPolicy, reason};
 use super::scaling_policy::ScalingPolicy;
-use crate::policy::{Assignment, Finding};
+use crate::policy::{Assignment, DEMAND_METRIC, Finding, POLICY_LABEL};
 
 /// The field manager of all that Headroom writes.
 pub const MANAGER: &str = "headroom";
@@ -26,9 +26,6 @@ pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 pub(super) const HPA_CONFLICT: &str = "HPAConflict";
 /// The condition for an HPA that the API server does not accept.
 pub(super) const HPA_REFUSED: &str = "HPARefused";
-
-const DEMAND_METRIC: &str = "headroom_demand";
-const POLICY_LABEL: &str = "policy";
 
 /// What is kept of an HPA.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -18,7 +18,7 @@ use crate::sample::{Labels, PodKey};
 use crate::time::Timestamp;
 use crate::units::{CpuCores, Measure};
 
-/// No pod has more named ports that anyone scrapes.
+/// No pod lists more ports that anyone scrapes.
 const MAX_PORTS: usize = 64;
 
 /// A pod, cut down to what a decision needs.
@@ -29,31 +29,44 @@ pub(super) struct SeenPod {
     pub(super) labels: Labels,
     key: PodKey,
     ip: Option<IpAddr>,
-    ports: Vec<(Arc<str>, u16)>,
+    ports: Vec<SeenPort>,
     started_at: Option<Timestamp>,
     ready_since: Option<Timestamp>,
     ended: bool,
+    /// The pod's own limit, or the sum of its containers'.
+    cpu_limit: Option<CpuCores>,
+}
+
+/// A TCP port that a container names or only lists.
+#[derive(Clone, Debug, PartialEq)]
+struct SeenPort {
+    name: Option<Arc<str>>,
+    number: u16,
+    /// What its container may use: its own limit within the pod's; `None` where neither has one.
     cpu_limit: Option<CpuCores>,
 }
 
 impl SeenPod {
-    /// The pod as a member of a workload whose endpoint has this port.
+    /// The pod as a member of a workload whose endpoint has this port. One container serves the port, so what it reports
+    /// has that container's limit and not the sum of all.
     pub(super) fn with_port(&self, port: &Port) -> policy::Pod {
-        let port = match port {
+        let owner = self.ports.iter().find(|seen| match port {
+            Port::Number(number) => seen.number == *number,
+            Port::Name(name) => seen.name.as_ref() == Some(name),
+        });
+        let number = match port {
             Port::Number(number) => Some(*number),
-            Port::Name(wanted) => {
-                self.ports.iter().find(|(name, _)| name == wanted).map(|(_, number)| *number)
-            }
+            Port::Name(_) => owner.map(|seen| seen.number),
         };
         policy::Pod {
             key: self.key.clone(),
             name: self.name.clone(),
             ip: self.ip,
-            port,
+            port: number,
             started_at: self.started_at,
             ready_since: self.ready_since,
             ended: self.ended,
-            cpu_limit: self.cpu_limit,
+            cpu_limit: owner.map_or(self.cpu_limit, |seen| seen.cpu_limit),
         }
     }
 }
@@ -171,16 +184,19 @@ impl PodView {
         self.spec.containers.iter().flatten().chain(sidecars)
     }
 
-    fn named_ports(&self) -> Vec<(Arc<str>, u16)> {
-        let tcp = |port: &&ContainerPort| port.protocol.as_deref().is_none_or(|p| p == "TCP");
-        self.lasting_containers()
-            .flat_map(|container| container.ports.iter().flatten())
-            .filter(tcp)
-            .filter_map(|port| {
-                Some((port.name.as_deref()?.into(), u16::try_from(port.container_port).ok()?))
-            })
-            .take(MAX_PORTS)
-            .collect()
+    fn ports(&self) -> Vec<SeenPort> {
+        let tcp = |port: &ContainerPort| port.protocol.as_deref().is_none_or(|p| p == "TCP");
+        let of_container = |container: &Container| {
+            let limit = [container.cpu_limit(), self.own_cpu_limit()].into_iter().flatten();
+            let cpu_limit = limit.reduce(f64::min).and_then(cores);
+            let ports = container.ports.iter().flatten().filter(|port| tcp(port));
+            let seen = ports.filter_map(|port| {
+                let number = u16::try_from(port.container_port).ok()?;
+                Some(SeenPort { name: port.name.as_deref().map(Arc::from), number, cpu_limit })
+            });
+            seen.collect::<Vec<_>>()
+        };
+        self.lasting_containers().flat_map(of_container).take(MAX_PORTS).collect()
     }
 
     /// When the most recently started of the lasting containers started: from then on counters may begin anew.
@@ -212,15 +228,23 @@ impl PodView {
 
     /// The pod's own limit where it has one, else the containers' sum if all have one.
     fn cpu_limit(&self) -> Option<CpuCores> {
-        let own = self.spec.resources.as_ref().and_then(Resources::cpu_limit);
         let summed = || self.lasting_containers().map(Container::cpu_limit).sum::<Option<f64>>();
-        own.or_else(summed).filter(|limit| *limit > 0.0).and_then(|limit| CpuCores::new(limit).ok())
+        self.own_cpu_limit().or_else(summed).and_then(cores)
+    }
+
+    fn own_cpu_limit(&self) -> Option<f64> {
+        self.spec.resources.as_ref().and_then(Resources::cpu_limit)
     }
 
     fn ended(&self) -> bool {
         self.metadata.deletion_timestamp.is_some()
             || matches!(self.status.phase.as_deref(), Some("Failed" | "Succeeded"))
     }
+}
+
+/// A limit of 0 is none.
+fn cores(limit: f64) -> Option<CpuCores> {
+    CpuCores::new(limit).ok().filter(|_| limit > 0.0)
 }
 
 impl From<PodView> for SeenPod {
@@ -232,7 +256,7 @@ impl From<PodView> for SeenPod {
             labels: view.metadata.labels.iter().flatten().collect(),
             key: PodKey(text(&view.metadata.uid)),
             ip: view.status.pod_ip.as_deref().and_then(|ip| ip.parse().ok()),
-            ports: view.named_ports(),
+            ports: view.ports(),
             started_at: view.started_at(),
             ready_since: view.ready_since(),
             ended: view.ended(),
@@ -339,13 +363,40 @@ pub(super) mod tests {
         .with_port(&Port::Name("agent".into()));
         assert_eq!(pod.started_at, Some(Timestamp::from_millis(1_790_000_000_000)));
         assert_eq!(pod.port, Some(9999));
-        assert_eq!(pod.cpu_limit, None, "a sidecar without a limit makes the pod unlimited");
+        assert_eq!(pod.cpu_limit, None, "the sidecar serves the port and has no limit");
+    }
+
+    #[test]
+    fn the_limit_is_that_of_the_container_whose_port_is_asked_and_else_the_pods() {
+        let limit_of = |port: Port, change: fn(&mut Value)| {
+            let pod = pod("a", |pod| {
+                let proxy = json!({
+                    "name": "proxy",
+                    "ports": [{"containerPort": 15090}, {"containerPort": 8080, "protocol": "UDP"}],
+                    "resources": {"limits": {"cpu": "4"}},
+                });
+                pod["spec"]["containers"].as_array_mut().expect("a list").push(proxy);
+                change(pod);
+            });
+            pod.with_port(&port).cpu_limit.map(Measure::get)
+        };
+        let unchanged = |_: &mut Value| {};
+        let within_2 = |pod: &mut Value| pod["spec"]["resources"]["limits"]["cpu"] = json!("2");
+        assert_eq!(limit_of(metrics_port(), unchanged), Some(1.5));
+        assert_eq!(limit_of(Port::Number(8080), unchanged), Some(1.5), "its UDP twin is not asked");
+        assert_eq!(limit_of(Port::Number(15090), unchanged), Some(4.0), "it needs no name");
+        assert_eq!(limit_of(Port::Number(7), unchanged), Some(5.5), "nobody lists it");
+        assert_eq!(limit_of(Port::Number(15090), within_2), Some(2.0), "within the pod's own");
+        assert_eq!(limit_of(metrics_port(), within_2), Some(1.5));
+        let unlimited = |pod: &mut Value| pod["spec"]["containers"][1]["resources"] = json!({});
+        assert_eq!(limit_of(metrics_port(), unlimited), Some(1.5), "whatever its neighbours have");
+        assert_eq!(limit_of(Port::Number(15090), unlimited), None);
     }
 
     #[test]
     fn the_limit_of_the_pod_itself_counts_before_those_of_its_containers() {
         let own = pod("a", |pod| pod["spec"]["resources"] = json!({"limits": {"cpu": "4"}}));
-        assert_eq!(own.with_port(&metrics_port()).cpu_limit, CpuCores::new(4.0).ok());
+        assert_eq!(own.with_port(&Port::Number(7)).cpu_limit, CpuCores::new(4.0).ok());
     }
 
     #[test]

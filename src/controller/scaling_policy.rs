@@ -224,7 +224,14 @@ pub struct LatencySignal {
 #[serde(rename_all = "camelCase")]
 pub struct MetricSignal {
     /// The gauge's Prometheus name.
-    #[schemars(length(min = 1, max = 200), regex(pattern = r"^[a-zA-Z_:][a-zA-Z0-9_:]*$"))]
+    #[schemars(
+        length(min = 1, max = 200),
+        regex(pattern = r"^[a-zA-Z_:][a-zA-Z0-9_:]*$"),
+        extend("x-kubernetes-validations" = [{
+            "rule": "!self.matches('_(total|sum|count|bucket)$')",
+            "message": "counters only grow, and a metric is read as a gauge: name a gauge, or use cpu, allocationRate or latency for what is counted",
+        }])
+    )]
     pub name: String,
     /// How the pods' values become the workload's.
     #[serde(default)]

@@ -337,6 +337,7 @@ mod tests {
                 name: "tasks".into(),
                 demand: Ok(3.456),
                 current: Some(345.6),
+                coverage: Coverage { matched: 4, reporting: 4, expected: 4 },
                 threshold: 100.0,
                 base: 0.0,
                 formula: "345.6 / 100".to_owned(),

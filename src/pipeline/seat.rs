@@ -1,6 +1,6 @@
 //! One policy's place in the pipeline, and who sits where.
 //!
-//! In: assignments. Out: the targets of the source, the policies of a pod, and decisions in which a panic is caught.
+//! In: assignments. Out: the targets of the source, the policies of an endpoint, and decisions in which a panic is caught.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -8,8 +8,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::policy::{Decider, Decision, Policy, PolicyId, Scheme, Unserved, Workload};
-use crate::sample::PodKey;
+use crate::policy::{Decider, Decision, Learned, Policy, PolicyId, Unserved, Workload};
+use crate::sample::EndpointKey;
 use crate::sources::{Target, Wanted};
 use crate::store::Store;
 use crate::time::{Moment, Now};
@@ -24,6 +24,8 @@ pub(super) struct Seat {
     workload: Arc<Workload>,
     wanted: Arc<Wanted>,
     decider: Decider,
+    /// As of the last decision that did not panic; the status may be half a minute behind it.
+    learned: Learned,
     decide: Decide,
     /// The last attempt to decide, or the arrival of the policy.
     attempted: Moment,
@@ -56,12 +58,26 @@ impl Panicked {
 }
 
 impl Seat {
-    pub(super) fn new(policy: &Arc<Policy>, workload: &Arc<Workload>, now: Moment) -> Self {
+    /// `rested` is the decider of an earlier seat of the policy.
+    pub(super) fn new(
+        policy: &Arc<Policy>,
+        workload: &Arc<Workload>,
+        rested: Option<Decider>,
+        now: Moment,
+    ) -> Self {
+        let decider = match rested {
+            Some(mut decider) => {
+                decider.update(policy.clone());
+                decider
+            }
+            None => Decider::new(policy.clone()),
+        };
         Self {
             policy: policy.clone(),
             workload: workload.clone(),
             wanted: Arc::new(Wanted::from_iter(policy.wanted())),
-            decider: Decider::new(policy.clone()),
+            learned: decider.learned(),
+            decider,
             decide: Decider::decide,
             attempted: now,
             progress: SeatProgress::New,
@@ -118,20 +134,26 @@ impl Seat {
         }
     }
 
-    /// Decides; after a panic with a fresh decider, since the old one may be half changed.
+    /// Decides; after a panic with a fresh decider that knows what was learned before, since the old one may be half
+    /// changed.
     pub(super) fn decide(&mut self, store: &Store, now: Now) -> Result<Decision, Panicked> {
         self.attempted = now.monotonic;
         self.progress = SeatProgress::Decided;
         let (decide, decider, workload) = (self.decide, &mut self.decider, &self.workload);
-        catch_unwind(AssertUnwindSafe(|| decide(decider, store, workload, now))).map_err(
-            |payload| {
-                self.decider = Decider::new(self.policy.clone());
+        match catch_unwind(AssertUnwindSafe(|| decide(decider, store, workload, now))) {
+            Ok(decision) => {
+                self.learned.clone_from(&decision.learned);
+                Ok(decision)
+            }
+            Err(payload) => {
+                let learned = self.learned.clone();
+                let policy = Policy { learned, ..Policy::clone(&self.policy) };
+                self.decider = Decider::new(Arc::new(policy));
                 let text = payload.downcast_ref::<&str>().map(ToString::to_string);
-                Panicked(
-                    text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_default(),
-                )
-            },
-        )
+                let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
+                Err(Panicked(text.unwrap_or_default()))
+            }
+        }
     }
 
     fn is_overdue(&self, now: Moment) -> bool {
@@ -139,37 +161,44 @@ impl Seat {
     }
 
     fn targets(&self) -> impl Iterator<Item = Target> {
-        let endpoint = &self.policy.endpoint;
-        let Scheme::Http = endpoint.scheme;
         self.workload.pods.iter().filter(|pod| !pod.ended).filter_map(|pod| {
-            Some(Target {
-                pod: pod.key.clone(),
-                address: SocketAddr::new(pod.ip?, pod.port?),
-                path: endpoint.path.clone(),
-                interval: endpoint.interval,
-                wanted: self.wanted.clone(),
-            })
+            let endpoint = self.policy.endpoint.on(pod)?;
+            let address = SocketAddr::new(pod.ip?, endpoint.port);
+            Some(Target { endpoint, address, wanted: self.wanted.clone() })
         })
     }
 }
 
-/// All seats, and the pods of each. Two policies may be about the same pods.
+/// All seats, and the endpoints of each. Two policies may ask the same endpoint of a pod, or different ones.
 #[derive(Debug, Default)]
 pub(super) struct Seats {
     seats: BTreeMap<PolicyId, Seat>,
-    by_pod: HashMap<PodKey, Vec<PolicyId>>,
+    /// What is known of policies that are refused for now: the next status may be long in coming.
+    resting: BTreeMap<PolicyId, Decider>,
+    by_endpoint: HashMap<EndpointKey, Vec<PolicyId>>,
 }
 
 impl Seats {
     pub(super) fn take(&mut self, seat: Seat) {
-        for pod in &seat.workload.pods {
-            self.by_pod.entry(pod.key.clone()).or_default().push(seat.id().clone());
+        let pods = seat.workload.pods.iter();
+        for endpoint in pods.filter_map(|pod| seat.policy.endpoint.on(pod)) {
+            self.by_endpoint.entry(endpoint).or_default().push(seat.id().clone());
         }
         self.seats.insert(seat.id().clone(), seat);
     }
 
     pub(super) fn leave(&mut self, id: &PolicyId) -> Option<Seat> {
         self.seats.remove(id)
+    }
+
+    /// The decider of a policy that is refused, or was until now.
+    pub(super) fn rested(&mut self, id: &PolicyId) -> Option<Decider> {
+        let seated = self.seats.remove(id).map(|seat| seat.decider);
+        seated.or_else(|| self.resting.remove(id))
+    }
+
+    pub(super) fn rest(&mut self, id: PolicyId, decider: Decider) {
+        self.resting.insert(id, decider);
     }
 
     pub(super) fn ids(&self) -> impl Iterator<Item = &PolicyId> {
@@ -188,12 +217,12 @@ impl Seats {
         self.seats.get_mut(id)
     }
 
-    pub(super) fn knows(&self, pod: &PodKey) -> bool {
-        self.by_pod.contains_key(pod)
+    pub(super) fn knows(&self, endpoint: &EndpointKey) -> bool {
+        self.by_endpoint.contains_key(endpoint)
     }
 
-    pub(super) fn policies_of(&self, pod: &PodKey) -> &[PolicyId] {
-        self.by_pod.get(pod).map_or(&[], Vec::as_slice)
+    pub(super) fn policies_of(&self, endpoint: &EndpointKey) -> &[PolicyId] {
+        self.by_endpoint.get(endpoint).map_or(&[], Vec::as_slice)
     }
 
     pub(super) fn overdue(&self, now: Moment) -> impl Iterator<Item = &PolicyId> {

@@ -12,7 +12,7 @@ use crate::policy::{
     Decision, Endpoint, Learned, LeftOutReason, Pod, Policy, Port, Scheme, Signal, SignalKind,
     TargetRef, Threshold, Workload,
 };
-use crate::sample::{CollectFailure, Labels, MetricName, PodKey, Sample, SeriesKey};
+use crate::sample::{CollectFailure, EndpointKey, Labels, MetricName, PodKey, Sample, SeriesKey};
 use crate::sources::{ScrapeSetup, Scraper, Target};
 use crate::time::Timestamp;
 use crate::units::{Measure, Ratio};
@@ -153,7 +153,7 @@ impl Bench {
     }
 
     fn asked(&self) -> Vec<String> {
-        self.source.0.lock().iter().map(|target| target.pod.0.to_string()).collect()
+        self.source.0.lock().iter().map(|target| target.endpoint.pod.0.to_string()).collect()
     }
 }
 
@@ -184,6 +184,11 @@ fn id(policy: &str) -> PolicyId {
 /// Makes the sample times of batches that are made within one millisecond differ.
 static LATER_MILLIS: AtomicI64 = AtomicI64::new(0);
 
+/// The endpoint that [`policy`] asks, but for the path.
+fn endpoint(pod: &str, path: &str) -> EndpointKey {
+    EndpointKey { pod: PodKey(pod.into()), port: 9469, path: path.into(), interval: SECOND }
+}
+
 /// A batch with `tokio_alive_tasks`.
 fn batch(clock: Clock, pod: &str, outcome: Result<f64, CollectFailure>) -> Batch {
     let now = clock.now();
@@ -192,8 +197,8 @@ fn batch(clock: Clock, pod: &str, outcome: Result<f64, CollectFailure>) -> Batch
     let later = LATER_MILLIS.fetch_add(1, Ordering::Relaxed);
     let at = Timestamp::from_millis(now.wall.as_millis() + later);
     let outcome = outcome.map(|value| vec![Sample { series, value, at }]);
-    let pod = PodKey(pod.into());
-    Batch { pod, arrived: now.monotonic, arrived_at: now.wall, outcome, dropped: Vec::new() }
+    let endpoint = endpoint(pod, "/metrics");
+    Batch { endpoint, arrived: now.monotonic, arrived_at: now.wall, outcome, dropped: Vec::new() }
 }
 
 /// Tasks with a threshold of 100 per pod; stale after `stale_after`.
@@ -502,4 +507,82 @@ async fn a_panic_in_one_decision_is_said_and_harms_no_other_policy() {
     pipeline.take_batch(&batch(clock, "a", Ok(100.0)));
     pipeline.decide_dirty().await;
     assert!(matches!(&*state("cart"), EntryState::Decided { .. }), "the next batch heals it");
+}
+
+#[tokio::test]
+async fn two_policies_that_ask_one_pod_at_different_paths_read_only_their_own() {
+    let Assignment::Active { policy: own, workload } = active("app", &["a"]) else {
+        unreachable!()
+    };
+    let mut own = Policy::clone(&own);
+    own.endpoint.path = "/app".into();
+    let app = Assignment::Active { policy: Arc::new(own), workload };
+    let (_roster, mut pipeline, board) =
+        at_rest(vec![app, active("checkout", &["a"]), active("twin", &["a"])]);
+    let clock = pipeline.clock;
+    for _ in 0..2 {
+        pipeline.take_batch(&batch(clock, "a", Ok(100.0)));
+        let at_app = Batch { endpoint: endpoint("a", "/app"), ..batch(clock, "a", Ok(700.0)) };
+        pipeline.take_batch(&at_app);
+    }
+    pipeline.decide_dirty().await;
+    for (policy, demand) in [("checkout", 1.0), ("twin", 1.0), ("app", 7.0)] {
+        let state = board.get(&id(policy)).expect("it is on the board");
+        let EntryState::Decided { decision, .. } = &*state else { panic!("{policy}: {state:?}") };
+        assert_eq!(decision.demand, Ok(demand), "{policy}");
+    }
+    assert_eq!(pipeline.store.stats().pods, 2, "the twins share a window");
+}
+
+/// A pipeline that learned what an idle pod of `checkout` shows, and what it learned.
+async fn learned() -> (watch::Sender<Arc<Vec<Assignment>>>, Pipeline<Fed>, Arc<Board>, Assignment) {
+    let Assignment::Active { policy, workload } = active("checkout", &["a"]) else {
+        unreachable!()
+    };
+    let (mut policy, mut workload) = (Policy::clone(&policy), Workload::clone(&workload));
+    policy.signals[0].base = None;
+    workload.pods[0].ready_since = None;
+    let started = workload.pods[0].started_at.expect("it has started");
+    let checkout = Assignment::Active { policy: Arc::new(policy), workload: Arc::new(workload) };
+    let (roster, mut pipeline, board) = at_rest(vec![checkout.clone()]);
+    for second in [30, 61] {
+        let mut batch = batch(pipeline.clock, "a", Ok(7.0));
+        for sample in batch.outcome.iter_mut().flatten() {
+            sample.at = started + second * SECOND;
+        }
+        pipeline.take_batch(&batch);
+        pipeline.decide_dirty().await;
+    }
+    assert_eq!(base_of_checkout(&board), Some(7.0));
+    (roster, pipeline, board, checkout)
+}
+
+fn base_of_checkout(board: &Board) -> Option<f64> {
+    let state = board.get(&id("checkout")).expect("it is on the board");
+    let EntryState::Decided { decision, .. } = &*state else { panic!("{state:?}") };
+    decision.learned.signals.first()?.base
+}
+
+#[tokio::test]
+async fn what_was_learned_since_the_last_status_outlives_a_refusal() {
+    let (roster, mut pipeline, board, checkout) = learned().await;
+    for assignment in [refused("checkout"), refused("checkout"), checkout] {
+        roster.send(Arc::new(vec![assignment])).expect("the pipeline listens");
+        pipeline.take_roster();
+    }
+    pipeline.take_batch(&batch(pipeline.clock, "a", Ok(9.0)));
+    pipeline.decide_dirty().await;
+    assert_eq!(base_of_checkout(&board), Some(7.0));
+}
+
+#[tokio::test]
+async fn what_was_learned_since_the_last_status_outlives_a_panic() {
+    let (_roster, mut pipeline, board, _) = learned().await;
+    let decides = [|_: &mut _, _: &_, _: &_, _| panic!("seeded"), crate::policy::Decider::decide];
+    for decide in decides {
+        pipeline.seats.get_mut(&id("checkout")).expect("it is active").decides_with(decide);
+        pipeline.mark(&id("checkout"));
+        pipeline.decide_dirty().await;
+    }
+    assert_eq!(base_of_checkout(&board), Some(7.0));
 }

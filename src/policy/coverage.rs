@@ -2,6 +2,7 @@
 //!
 //! In: one reading per pod. Out: counts, and whether a total may be inferred from them. Never: 0/0 as a ratio.
 
+use super::Coverage;
 use super::observe::{Observed, Reading};
 use crate::units::{Measure, Ratio};
 
@@ -45,6 +46,15 @@ impl Counts {
             counts.expected += u32::from(expected);
         }
         counts
+    }
+
+    /// The same for a reader of the decision.
+    pub(super) fn coverage(self, pods: &[Observed<'_>]) -> Coverage {
+        Coverage {
+            matched: u32::try_from(pods.len()).unwrap_or(u32::MAX),
+            reporting: self.reporting,
+            expected: self.expected,
+        }
     }
 
     /// Whether enough report to infer the rest.

@@ -37,6 +37,12 @@ impl Decider {
         &self.policy
     }
 
+    /// What is learned so far.
+    #[must_use]
+    pub fn learned(&self) -> Learned {
+        Learned { signals: self.memories.iter().filter_map(Memory::learned).collect() }
+    }
+
     /// Takes a changed policy. Signals that did not change keep all of their memory; of one whose threshold changed,
     /// what was learned is kept.
     pub fn update(&mut self, policy: Arc<Policy>) {
@@ -85,9 +91,7 @@ impl Decider {
             pods,
             left_out,
             findings: cannot_wake(&self.policy).into_iter().collect(),
-            learned: Learned {
-                signals: self.memories.iter().filter_map(Memory::learned).collect(),
-            },
+            learned: self.learned(),
         };
         for outcome in outcomes {
             add_total(&mut decision.totals, outcome.total);

@@ -8,6 +8,11 @@ use crate::sample::{CollectFailure, MetricName};
 use crate::time::{Moment, Timestamp};
 use crate::units::Ratio;
 
+/// The external metric of [`Decision::demand`]: the one that a generated HPA asks for.
+pub const DEMAND_METRIC: &str = "headroom_demand";
+/// The label of every external metric's item that names its policy.
+pub const POLICY_LABEL: &str = "policy";
+
 /// The outcome of one decision about one policy. All values are finite and zero or more.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decision {
@@ -54,6 +59,8 @@ pub struct SignalDecision {
     pub demand: Result<f64, Unserved>,
     /// The total over the reporting pods, in the signal's unit, where it has one.
     pub current: Option<f64>,
+    /// How many of the pods that should report this signal do: a pod may answer without its family.
+    pub coverage: Coverage,
     /// The threshold per pod, in the same unit.
     pub threshold: f64,
     /// The base in use, in the same unit.
@@ -108,10 +115,12 @@ pub enum TotalKind {
 }
 
 /// A raw total over the reporting pods.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Total {
     /// Of what.
     pub kind: TotalKind,
+    /// The signal it was measured for, whose coverage says whether it is whole.
+    pub signal: Arc<str>,
     /// In the kind's unit.
     pub value: f64,
 }

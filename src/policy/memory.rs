@@ -11,7 +11,8 @@ use super::learning::{BaseLearning, CostLearning};
 use super::observe::{Reading, View};
 use super::window::WindowMean;
 use super::{
-    Finding, LearnedSignal, Policy, Quantile, Signal, SignalDecision, SignalKind, Total, Unserved,
+    Coverage, Finding, LearnedSignal, Policy, Quantile, Signal, SignalDecision, SignalKind, Total,
+    Unserved,
 };
 use crate::time::Moment;
 use crate::units::Measure;
@@ -32,6 +33,8 @@ pub(super) struct Memory {
     pub(super) short_endpoints: BTreeSet<String>,
     /// When a pod last had requests in its short span.
     pub(super) last_busy: Option<Moment>,
+    /// A pod has shown a request of the signal's endpoint.
+    pub(super) endpoint_seen: bool,
     start: Option<LearnedSignal>,
     /// The signal's subject.
     of: Arc<str>,
@@ -71,6 +74,8 @@ impl Memory {
             ),
             short_endpoints: BTreeSet::new(),
             last_busy: None,
+            // What a request costs is learned from requests.
+            endpoint_seen: start.is_some(),
             start,
             of: signal.subject(&policy.target),
         }
@@ -78,8 +83,7 @@ impl Memory {
 
     /// The memory for a changed policy: all of it for the same signal, what was learned where only its numbers changed.
     pub(super) fn carry_over(self, signal: &Signal, old: &Policy, new: &Policy) -> Self {
-        let same_windows =
-            old.window == new.window && old.endpoint.interval == new.endpoint.interval;
+        let same_windows = old.window == new.window && old.endpoint == new.endpoint;
         let same_target = old.target == new.target;
         if self.signal == *signal && same_windows && same_target {
             return self;
@@ -92,6 +96,7 @@ impl Memory {
             fresh.cost = self.cost;
             fresh.short_endpoints = self.short_endpoints;
             fresh.last_busy = self.last_busy;
+            fresh.endpoint_seen = self.endpoint_seen;
             fresh.start = self.start;
         }
         fresh
@@ -144,12 +149,13 @@ impl Memory {
     }
 
     /// An outcome without a demand.
-    pub(super) fn unserved(&self, threshold: f64, why: Unserved) -> Outcome {
+    pub(super) fn unserved(&self, coverage: Coverage, threshold: f64, why: Unserved) -> Outcome {
         let decision = SignalDecision {
             name: self.signal.name.clone(),
             formula: format!("no demand: {why}"),
             demand: Err(why),
             current: None,
+            coverage,
             threshold,
             base: self.base(),
         };

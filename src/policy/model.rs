@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Threshold;
-use crate::sample::PodKey;
+use crate::sample::{EndpointKey, PodKey};
 use crate::time::Timestamp;
 use crate::units::{ByteCount, BytesPerSecond, CpuCores, Plain, Ratio, Seconds, TaskCount};
 
@@ -70,6 +70,21 @@ pub struct Endpoint {
     pub scheme: Scheme,
     /// The time from one scrape of a pod to its next.
     pub interval: Duration,
+}
+
+impl Endpoint {
+    /// Where its answers of one pod are kept; `None` where the pod has no such port.
+    #[must_use]
+    pub fn on(&self, pod: &Pod) -> Option<EndpointKey> {
+        // With a second scheme, two endpoints may differ in nothing else: it belongs into the key then.
+        let Scheme::Http = self.scheme;
+        Some(EndpointKey {
+            pod: pod.key.clone(),
+            port: pod.port?,
+            path: self.path.clone(),
+            interval: self.interval,
+        })
+    }
 }
 
 /// A port by number, or by the name a container gives it.
@@ -223,7 +238,8 @@ pub struct Pod {
     pub ready_since: Option<Timestamp>,
     /// Being deleted, Failed or Succeeded: out of the newest total and the coverage at once.
     pub ended: bool,
-    /// The sum of its containers' CPU limits, if all have one.
+    /// The CPU limit of the container that serves the endpoint's port; where none says that it does, the pod's: its own, or
+    /// the sum of its containers' if all have one.
     pub cpu_limit: Option<CpuCores>,
 }
 

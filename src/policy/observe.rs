@@ -9,8 +9,10 @@ use std::time::Duration;
 use super::families::summed_families;
 use super::{Coverage, LeftOut, LeftOutReason, Pod, Policy, SignalKind, Workload};
 use crate::sample::{MetricName, PodKey};
+use crate::signals::catalogue::CGROUP_CPU_LIMIT;
 use crate::store::{PodWindow, Store};
 use crate::time::{Moment, Now, Timestamp};
+use crate::units::Measure;
 
 /// What all signals of one decision look at.
 pub(super) struct View<'a> {
@@ -175,7 +177,7 @@ impl<'a> View<'a> {
 
 impl<'a> Observed<'a> {
     fn new(pod: &'a Pod, store: &'a Store, policy: &Policy, now: Now) -> Self {
-        let window = store.pod(&pod.key);
+        let window = policy.endpoint.on(pod).and_then(|endpoint| store.pod(&endpoint));
         let newest = window.and_then(PodWindow::newest_point);
         let good = window.and_then(PodWindow::last_good);
         Self {
@@ -189,6 +191,15 @@ impl<'a> Observed<'a> {
             due: pod.ready_since.is_some_and(|since| now.wall.since(since) > policy.start_grace),
             first_ready: pod.ready_since,
         }
+    }
+
+    /// What the measured process may use, in cores: what its own cgroup says, else the limit of the container behind the
+    /// endpoint (which beside a sidecar agent is the sidecar's). `None` where neither limits it.
+    pub(super) fn cpu_limit(&self) -> Option<f64> {
+        let reported = self.window.into_iter().flat_map(|window| window.family(CGROUP_CPU_LIMIT));
+        let reported = reported.map(|(_, series)| series.newest().value).reduce(f64::min);
+        let stated = self.pod.cpu_limit.map(Measure::get);
+        reported.filter(|&limit| limit > 0.0).or(stated).filter(|&limit| limit > 0.0)
     }
 
     fn silence(&self) -> LeftOutReason {

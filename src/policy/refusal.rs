@@ -2,6 +2,7 @@
 //!
 //! In: what is missing. Out: [`Unserved`] and [`Finding`]. Never: a sentence without the cause.
 
+use std::fmt;
 use std::sync::Arc;
 
 use super::coverage::Counts;
@@ -141,20 +142,37 @@ pub(super) fn base_not_below_threshold(
 fn first_cause(view: &View<'_>) -> String {
     view.silent()
         .first()
-        .map_or(String::new(), |left_out| format!("; {}: {}", left_out.name, cause(left_out)))
+        .map_or(String::new(), |left_out| format!("; {}: {}", left_out.name, left_out.reason))
 }
 
-fn cause(left_out: &LeftOut) -> String {
-    match &left_out.reason {
-        LeftOutReason::Failed(failure) => failure.to_string(),
-        LeftOutReason::NotYetReported => "has not reported yet".to_owned(),
-        LeftOutReason::Stale => "answers, but its samples no longer change their time".to_owned(),
-        LeftOutReason::NoEndpoint => "has no address or no such port".to_owned(),
-        LeftOutReason::PartialFamily { signal, family } => {
-            format!("did not keep all of {family}, which signal {signal} reads")
+impl fmt::Display for LeftOutReason {
+    fn fmt(&self, text: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Failed(failure) => failure.fmt(text),
+            Self::NotYetReported => text.write_str("has not reported yet"),
+            Self::Stale => text.write_str("answers, but its samples no longer change their time"),
+            Self::NoEndpoint => text.write_str("has no address or no such port"),
+            Self::PartialFamily { signal, family } => {
+                write!(text, "did not keep all of {family}, which signal {signal} reads")
+            }
+            Self::MissingFamily { signal } => {
+                write!(text, "does not serve what signal {signal} reads")
+            }
         }
-        LeftOutReason::MissingFamily { signal } => {
-            format!("does not serve what signal {signal} reads")
+    }
+}
+
+/// The pod, why it is left out, and for how long it has been silent.
+impl fmt::Display for LeftOut {
+    fn fmt(&self, text: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(text, "{}: {}", self.name, self.reason)?;
+        let answers = matches!(
+            self.reason,
+            LeftOutReason::MissingFamily { .. } | LeftOutReason::PartialFamily { .. }
+        );
+        match self.silent_for.filter(|_| !answers) {
+            Some(silent) => write!(text, " (newest sample {} s ago)", silent.as_secs()),
+            None => Ok(()),
         }
     }
 }

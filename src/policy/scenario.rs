@@ -153,7 +153,12 @@ impl Scene {
         dropped: Vec<Dropped>,
     ) {
         self.store.record(&Batch {
-            pod: self.workload.pods[pod].key.clone(),
+            endpoint: self
+                .decider
+                .policy()
+                .endpoint
+                .on(&self.workload.pods[pod])
+                .expect("the pod has the port"),
             arrived: self.now.monotonic,
             arrived_at: self.now.wall,
             outcome,

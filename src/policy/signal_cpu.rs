@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use super::coverage::Counts;
 use super::learning::CostSample;
 use super::memory::{Memory, Outcome};
 use super::observe::{Found, Observed, Reading, View};
@@ -17,7 +18,6 @@ use super::{Finding, SignalDecision, Total, TotalKind};
 use crate::signals::catalogue;
 use crate::store::{Histogram, PodWindow};
 use crate::time::Timestamp;
-use crate::units::Measure;
 
 /// A pod is saturated from this share of its limit on.
 const SATURATED: f64 = 0.9;
@@ -36,8 +36,6 @@ struct PodCpu {
     waiting: f64,
     /// Throttled periods of all periods.
     throttled: f64,
-    /// The cgroup's limit, where it is served.
-    limit: Option<f64>,
     traffic: Traffic,
     has_requests: bool,
     span: (Timestamp, Timestamp),
@@ -64,7 +62,6 @@ fn find(window: &PodWindow, requests: &Requests<'_>, gap: Duration) -> Found<Pod
     let span = spans[0].0;
     let periods = rate(window, catalogue::CGROUP_PERIODS, gap);
     let throttled = rate(window, catalogue::CGROUP_THROTTLED_PERIODS, gap);
-    let limit = window.family(catalogue::CGROUP_CPU_LIMIT).map(|(_, series)| series.newest().value);
     let found = requests.find(window, gap);
     // A request layer of which a part was lost is none: used cores say more than too few arrivals.
     let has_requests = !matches!(found, Found::Absent)
@@ -82,7 +79,6 @@ fn find(window: &PodWindow, requests: &Requests<'_>, gap: Duration) -> Found<Pod
             gap,
         )),
         throttled: if periods > 0.0 { throttled / periods } else { 0.0 },
-        limit: limit.reduce(f64::min).filter(|&limit| limit > 0.0),
         traffic,
         has_requests,
         span: (span.from, span.to),
@@ -103,11 +99,6 @@ impl PodCpu {
     }
 }
 
-fn limit_of(pod: &Observed<'_>, cpu: Option<&PodCpu>) -> Option<f64> {
-    let stated = pod.pod.cpu_limit.map(Measure::get).filter(|&limit| limit > 0.0);
-    stated.or_else(|| cpu.and_then(|cpu| cpu.limit))
-}
-
 /// The mean of the values; `None` of none.
 pub(super) fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
     let (sum, count) = values.fold((0.0, 0.0), |(sum, count), value| (sum + value, count + 1.0));
@@ -123,10 +114,11 @@ pub(super) fn evaluate(memory: &mut Memory, view: &View<'_>, threshold: f64) -> 
     if base >= threshold {
         let (finding, why) =
             refusal::base_not_below_threshold(&memory.signal.name, base, threshold);
-        return Outcome { findings: vec![finding], ..memory.unserved(threshold, why) };
+        let coverage = Counts::of(&readings, &view.pods).coverage(&view.pods);
+        let outcome = memory.unserved(coverage, threshold, why);
+        return Outcome { findings: vec![finding], ..outcome };
     }
-    let limits: Vec<_> =
-        view.pods.iter().zip(&readings).map(|(pod, cpu)| limit_of(pod, cpu.fresh())).collect();
+    let limits: Vec<_> = view.pods.iter().map(Observed::cpu_limit).collect();
     learn_cost(memory, view, &readings, &limits, threshold);
     let full = |limit: &Option<f64>| limit.unwrap_or(threshold / FULL_OF_THRESHOLD);
     let reporting = limits.iter().zip(&readings).filter(|(_, cpu)| cpu.fresh().is_some());
@@ -215,15 +207,17 @@ fn decide(
         Err(why) => format!("no demand: {why}"),
     };
     let room = form.threshold - form.base;
-    let total = settled
-        .as_ref()
-        .ok()
-        .map(|settled| Total { kind: TotalKind::CpuCores, value: cores + settled.filled * room });
+    let total = settled.as_ref().ok().map(|settled| Total {
+        kind: TotalKind::CpuCores,
+        signal: memory.signal.name.clone(),
+        value: cores + settled.filled * room,
+    });
     Outcome {
         decision: SignalDecision {
             name: memory.signal.name.clone(),
             demand: settled.map(|settled| settled.demand),
             current: (pods > 0.0).then_some(cores),
+            coverage: Counts::of(&shares, &view.pods).coverage(&view.pods),
             threshold: form.threshold,
             base: form.base,
             formula,

@@ -3,13 +3,14 @@
 //! In: the request layer of each pod. Out: an [`Outcome`] by the work form, and the merged quantile. Never: the latency
 //! itself as demand: it oscillates.
 
+use super::coverage::Counts;
 use super::learning::CostSample;
 use super::memory::{Memory, Outcome};
 use super::observe::{Observed, Reading, View};
 use super::refusal::{self, number};
 use super::settle::{Measured, settle};
 use super::signal_cpu::{explain, mean};
-use super::traffic::{Requests, Traffic};
+use super::traffic::{Requests, Traffic, endpoints_seen};
 use super::window::Totals;
 use super::work_form::WorkForm;
 use super::{Finding, LatencyTarget, Quantile, SignalDecision, Unserved, erlang};
@@ -19,6 +20,9 @@ use crate::units::Measure;
 
 /// The families as an error names them.
 const FAMILIES: &str = catalogue::REQUEST_DURATION;
+
+/// Endpoints that are named beside one that was never seen.
+const ENDPOINTS_NAMED: usize = 5;
 
 /// Requests one pod serves at once: the stated concurrency, else its workers within its CPU limit.
 fn capacity(pod: &Observed<'_>, target: &LatencyTarget) -> Option<f64> {
@@ -32,8 +36,7 @@ fn capacity(pod: &Observed<'_>, target: &LatencyTarget) -> Option<f64> {
             .reduce(f64::max)
             .filter(|&value| value > 0.0)
     };
-    let limit = pod.pod.cpu_limit.map(Measure::get).or_else(|| newest(catalogue::CGROUP_CPU_LIMIT));
-    match (newest(catalogue::WORKERS), limit) {
+    match (newest(catalogue::WORKERS), pod.cpu_limit()) {
         (Some(workers), Some(limit)) => Some(workers.min(limit)),
         (workers, limit) => workers.or(limit),
     }
@@ -47,14 +50,41 @@ pub(super) fn evaluate(memory: &mut Memory, view: &View<'_>, target: &LatencyTar
     learn(memory, view, target, &requests, &readings, &capacities);
     let quantile = served_quantile(memory, view, target, &requests, &readings);
     let idle = is_idle(memory, view, &requests, &readings);
-    let outcome = match form(memory, target, &readings, &capacities, idle) {
+    let never_seen =
+        target.endpoint.as_deref().and_then(|endpoint| never_seen(memory, view, endpoint));
+    let mut outcome = match form(memory, target, &readings, &capacities, idle) {
         Ok(form) => decide(memory, view, target, form, &readings),
         Err((finding, why)) => {
-            let outcome = memory.unserved(target.target.threshold().get(), why);
+            let coverage = Counts::of(&readings, &view.pods).coverage(&view.pods);
+            let outcome = memory.unserved(coverage, target.target.threshold().get(), why);
             Outcome { findings: finding.into_iter().collect(), ..outcome }
         }
     };
+    outcome.findings.extend(never_seen);
     Outcome { quantile: Some(quantile), ..outcome }
+}
+
+/// A misspelled endpoint reads as one without requests. Before there is any request at all, every endpoint does.
+fn never_seen(memory: &mut Memory, view: &View<'_>, wanted: &str) -> Option<Finding> {
+    let seen = endpoints_seen(view);
+    memory.endpoint_seen |= seen.contains(wanted);
+    if memory.endpoint_seen || seen.is_empty() {
+        return None;
+    }
+    let named: Vec<String> =
+        seen.iter().take(ENDPOINTS_NAMED).map(|seen| format!("{seen:?}")).collect();
+    let more = match seen.len() - named.len() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    Some(Finding {
+        reason: "EndpointNeverSeen",
+        message: format!(
+            "signal {}: no pod has shown a request of endpoint {wanted:?}, which counts as 0 requests; endpoints seen: {}{more}",
+            memory.signal.name,
+            named.join(", ")
+        ),
+    })
 }
 
 /// Whether there was no request in the whole window. The short span alone says little: at night it is empty between most
@@ -252,6 +282,7 @@ fn decide(
             name: memory.signal.name.clone(),
             demand: settled.map(|settled| settled.demand),
             current: reports.then(|| form.steady(&totals)),
+            coverage: Counts::of(&shares, &view.pods).coverage(&view.pods),
             threshold: form.threshold,
             base: form.base,
             formula,

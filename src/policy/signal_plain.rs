@@ -2,8 +2,10 @@
 //!
 //! In: gauges and counters per pod. Out: an [`Outcome`]. Never: two families of one pod added up, or memory that is not heap.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::coverage::Counts;
 use super::memory::{Memory, Outcome};
 use super::observe::{Found, Reading, View};
 use super::refusal::{self, number};
@@ -125,7 +127,8 @@ pub(super) fn evaluate(memory: &mut Memory, view: &View<'_>) -> Option<Outcome> 
     let base = if plain.learns_base { memory.base() } else { signal.base.unwrap_or(0.0) };
     if base >= plain.threshold {
         let (finding, why) = refusal::base_not_below_threshold(&signal.name, base, plain.threshold);
-        let outcome = memory.unserved(plain.threshold, why);
+        let coverage = Counts::of(&readings, &view.pods).coverage(&view.pods);
+        let outcome = memory.unserved(coverage, plain.threshold, why);
         return Some(Outcome { findings: vec![finding], ..outcome });
     }
     Some(decide(memory, view, &plain, base, &readings))
@@ -179,11 +182,12 @@ fn decide(
         Err(why) => format!("no demand: {why}"),
     };
     Outcome {
-        total: total(plain, current, room, settled.as_ref().ok()),
+        total: total(&memory.signal.name, plain, current, room, settled.as_ref().ok()),
         decision: SignalDecision {
             name: memory.signal.name.clone(),
             demand: settled.map(|settled| settled.demand),
             current: (!reporting.is_empty()).then_some(current),
+            coverage: Counts::of(&shares, &view.pods).coverage(&view.pods),
             threshold: plain.threshold,
             base,
             formula,
@@ -212,9 +216,15 @@ fn quotient(plain: &Plain<'_>, current: f64, base: f64, pods: f64) -> String {
 }
 
 /// The raw total with what was filled in for silent pods; none without a demand, or a reader would scale down on it.
-fn total(plain: &Plain<'_>, current: f64, room: f64, settled: Option<&Settled>) -> Option<Total> {
+fn total(
+    signal: &Arc<str>,
+    plain: &Plain<'_>,
+    current: f64,
+    room: f64,
+    settled: Option<&Settled>,
+) -> Option<Total> {
     let (kind, settled) = (plain.total?, settled?);
-    Some(Total { kind, value: current + settled.filled * room })
+    Some(Total { kind, signal: signal.clone(), value: current + settled.filled * room })
 }
 
 fn count(pods: usize) -> f64 {

@@ -258,7 +258,7 @@ impl Simulation {
                 .map(|(series, value)| Sample { series, value, at: now.wall })
                 .collect();
             self.store.record(&Batch {
-                pod: pod.pod.key.clone(),
+                endpoint: self.setup.policy.endpoint.on(&pod.pod).expect("the pod has the port"),
                 arrived: now.monotonic,
                 arrived_at: now.wall,
                 outcome: Ok(samples),
@@ -303,7 +303,7 @@ impl Simulation {
             self.created += 1;
         }
         let pods = &self.pods;
-        self.store.retain(|key| pods.iter().any(|pod| pod.pod.key == *key));
+        self.store.retain(|of| pods.iter().any(|pod| pod.pod.key == of.pod));
     }
 
     fn second(&self, at: f64) -> Second {

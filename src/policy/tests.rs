@@ -405,7 +405,10 @@ fn the_largest_signal_drives_and_totals_are_per_kind_once() {
     let decision = scene.settle(2, &readings);
     assert_demand("largest", &decision, Ok(2.4));
     assert_eq!(decision.driver.as_deref(), Some("more"));
-    assert_eq!(decision.totals, [Total { kind: TotalKind::Tasks, value: 120.0 }]);
+    assert_eq!(
+        decision.totals,
+        [Total { kind: TotalKind::Tasks, signal: "tasks".into(), value: 120.0 }]
+    );
     let pressures: Vec<_> = decision.pods.iter().map(|pod| (&*pod.name, pod.pressure)).collect();
     assert_eq!(pressures, [("pod-0", 1.2), ("pod-1", 1.2)]);
     assert_eq!(
@@ -425,7 +428,10 @@ fn a_total_is_not_served_short_of_silent_pods() {
     }
     let decision = scene.decide();
     assert_demand("imputed", &decision, Ok(6.5));
-    assert_eq!(decision.totals, [Total { kind: TotalKind::Tasks, value: 650.0 }]);
+    assert_eq!(
+        decision.totals,
+        [Total { kind: TotalKind::Tasks, signal: "tasks".into(), value: 650.0 }]
+    );
     assert_eq!(decision.signals[0].current, Some(350.0));
     assert_eq!(decision.left_out.len(), 3);
 }
@@ -445,6 +451,9 @@ fn a_pod_without_the_family_is_left_out_by_name() {
         LeftOutReason::MissingFamily { signal: "tasks".into() }
     );
     assert_demand("up: nothing is filled in for it", &decision, Ok(4.0));
+    assert_eq!(decision.coverage, Coverage { matched: 3, reporting: 3, expected: 3 });
+    let of_signal = Coverage { matched: 3, reporting: 2, expected: 3 };
+    assert_eq!(decision.signals[0].coverage, of_signal, "it answers, but not with the signal");
 }
 
 #[test]
@@ -676,6 +685,22 @@ fn a_threshold_near_the_limit_is_a_finding() {
     }
 }
 
+#[test]
+fn a_process_is_full_at_what_its_own_cgroup_allows_and_else_at_what_the_spec_says() {
+    let findings = |stated: Option<f64>, reported: Option<f64>| {
+        let mut scene = Scene::new(policy(vec![cpu(0.8)]), 1);
+        scene.workload.pods[0].cpu_limit =
+            stated.map(|limit| CpuCores::new(limit).expect("a limit"));
+        let mut readings = vec![reading("process_cpu_seconds_total", &[], 1.0)];
+        readings.extend(reported.map(|cores| reading("cgroup_cpu_limit_cores", &[], cores)));
+        scene.settle(1, &readings).findings.iter().map(|found| found.reason).collect::<Vec<_>>()
+    };
+    assert_eq!(findings(Some(4.0), Some(0.5)), ["ThresholdUnreachable"], "its cgroup allows less");
+    assert!(findings(Some(0.1), Some(4.0)).is_empty(), "the endpoint is that of a small sidecar");
+    assert_eq!(findings(Some(0.5), None), ["ThresholdUnreachable"], "only the spec says something");
+    assert_eq!(findings(None, Some(0.5)), ["ThresholdUnreachable"], "its spec says nothing");
+}
+
 // Latency.
 
 fn latency(target_seconds: f64, service_time: Option<f64>) -> Signal {
@@ -889,6 +914,31 @@ fn a_pod_that_serves_the_family_but_not_the_endpoint_had_no_requests() {
     let mut scene = Scene::new(policy(vec![latency(0.15, None)]), 1);
     scene.fail(0);
     assert_demand("not scraped", &scene.decide(), Err("PodsSilent"));
+}
+
+#[test]
+fn an_endpoint_that_was_never_seen_beside_others_is_a_finding_until_it_is() {
+    let findings = |decision: &Decision| decision.findings.clone();
+    let mut scene = Scene::new(policy(vec![latency(0.15, Some(0.1))]), 1);
+    let idle = [reading("tokio_workers", &[], 8.0)];
+    assert_eq!(findings(&scene.settle(1, &idle)), [], "without any request nothing is misspelled");
+    let others: Vec<_> =
+        (0..7).flat_map(|path| requests(&format!("GET /{path}"), 1000.0, 0.0)).collect();
+    scene.pass(5.0);
+    let decision = scene.settle(1, &others);
+    assert_demand("never seen is no traffic", &decision, Ok(0.0));
+    let expected = Finding {
+        reason: "EndpointNeverSeen",
+        message: "signal latency: no pod has shown a request of endpoint \"POST /checkout\", which counts as 0 \
+                  requests; endpoints seen: \"GET /0\", \"GET /1\", \"GET /2\", \"GET /3\", \"GET /4\" and 2 more"
+            .to_owned(),
+    };
+    assert_eq!(findings(&decision), [expected]);
+    scene.pass(5.0);
+    let both = [others.clone(), requests("POST /checkout", 1.0, 0.0)].concat();
+    assert_eq!(findings(&scene.settle(1, &both)), []);
+    scene.pass(5.0);
+    assert_eq!(findings(&scene.settle(1, &others)), [], "a restarted pod takes nothing back");
 }
 
 #[test]

@@ -59,6 +59,15 @@ fn endpoint_of(labels: &Labels) -> &str {
     labels.get("endpoint").unwrap_or_default()
 }
 
+/// The endpoints of which any pod's newest answer shows requests; `""` for requests without the label.
+pub(super) fn endpoints_seen<'a>(view: &View<'a>) -> BTreeSet<&'a str> {
+    let windows = view.pods.iter().filter_map(|pod| pod.window);
+    let series = windows.flat_map(|window| {
+        [REQUEST_COUNT, REQUESTS_IN_FLIGHT].into_iter().flat_map(|family| window.family(family))
+    });
+    series.map(|(labels, _)| endpoint_of(labels)).collect()
+}
+
 impl<'a> Requests<'a> {
     /// Tells short endpoints from long ones by the mean duration over all pods since they started. `remembered` are the
     /// endpoints that were short before.

@@ -4,11 +4,6 @@
 //! process, in Go's sample types. Never: a hold that was guessed: two questions to the worker's thread found the same
 //! task in it. What could not be asked is counted.
 
-#![cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the route comes with those of the other profiles")
-)]
-
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::fmt::Write;

@@ -12,7 +12,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use super::profile::{Meaning, ProfileBuilder, Tags};
-use super::sampler::{PERIOD, Share, Slice, Subscription};
+use super::sampler::{PERIOD, Pace, Share, Slice, Subscription};
 use super::symbols::Detail;
 use super::sys;
 use super::{CaptureError, Service};
@@ -40,7 +40,7 @@ pub(super) fn capture(
     cancelled: &Receiver<()>,
 ) -> Result<Option<Vec<u8>>, CaptureError> {
     let start = wall_now();
-    let subscription = Subscription::start()?;
+    let subscription = Subscription::start(Pace::Prompt)?;
     match cancelled.recv_timeout(duration) {
         Err(RecvTimeoutError::Timeout) => {}
         Ok(()) | Err(RecvTimeoutError::Disconnected) => return Ok(None),
@@ -63,6 +63,19 @@ pub(super) fn encode(
     profile.covers(start, duration);
     write(slice, &mut profile);
     profile.finish()
+}
+
+/// One profile of several slices that one subscription gave, one after the other.
+#[cfg(feature = "agent")]
+pub(crate) fn encode_slices<'a>(
+    service: &Service,
+    slices: impl Iterator<Item = &'a Slice>,
+    start: Timestamp,
+    duration: Duration,
+) -> Vec<u8> {
+    let mut whole = Slice::default();
+    slices.for_each(|slice| whole.append(slice));
+    encode(service, Detail::Functions, start, duration, &whole)
 }
 
 fn write(slice: &Slice, profile: &mut ProfileBuilder) {
@@ -241,7 +254,8 @@ mod tests {
     /// Profiles four loads of so much CPU time each. None of their sums may be further from the kernel's figure than
     /// these shares of it.
     fn check_weights(total: Duration, of_samples: f64, of_cpu: f64) {
-        let subscription = Subscription::start().expect("no other profiler has the signal");
+        let subscription =
+            Subscription::start(Pace::Prompt).expect("no other profiler has the signal");
         let mut ends = Vec::new();
         let threads = LOADS.map(|load| {
             let (end, done) = mpsc::channel();
@@ -296,7 +310,8 @@ mod tests {
     #[test]
     #[ignore = "a measurement: what the always-on sampler costs beside the handler"]
     fn what_collecting_costs() {
-        let subscription = Subscription::start().expect("no other profiler has the signal");
+        let subscription =
+            Subscription::start(Pace::Prompt).expect("no other profiler has the signal");
         let burning: Vec<_> =
             (0..8).map(|_| thread::spawn(|| burn_for(Duration::from_secs(1)))).collect();
         let (mut keys, mut samples, mut cpu) = (0, 0, Duration::ZERO);

@@ -54,6 +54,8 @@ pub(super) struct ProfileBuilder {
     strings: HashMap<String, i64>,
     functions: HashMap<(String, String), u64>,
     locations: HashMap<(u64, usize), u64>,
+    /// Locations without an address, by function and line.
+    named: HashMap<(u64, u32), u64>,
     symbols: Symbolizer,
     paths: Paths,
     /// Inlined functions, which get their paths when all are known: place, name, file.
@@ -68,6 +70,7 @@ impl ProfileBuilder {
             strings: HashMap::new(),
             functions: HashMap::new(),
             locations: HashMap::new(),
+            named: HashMap::new(),
             symbols: Symbolizer::new(detail),
             paths: Paths::default(),
             inlined: Vec::new(),
@@ -78,6 +81,7 @@ impl ProfileBuilder {
             meaning.samples.iter().map(|kind| builder.kind(*kind)).collect();
         builder.profile.period_type = Some(builder.kind(meaning.period_type));
         builder.profile.period = meaning.period;
+        // Empty: none, as in Go's profiles of one kind.
         builder.profile.default_sample_type = builder.string(meaning.default_sample);
         builder.comment(&format!("service: {}", service.name));
         if !service.version.is_empty() {
@@ -163,6 +167,58 @@ impl ProfileBuilder {
             ..Label::default()
         }));
         labels
+    }
+
+    /// Adds a sample whose frames, innermost first, are known by name and have no address.
+    pub(super) fn named_sample(&mut self, frames: &[Function], values: Vec<i64>) {
+        let mut location_id = Vec::with_capacity(frames.len());
+        for frame in frames {
+            let function_id = self.function(frame, false);
+            // A name that the linker does not know: tools would demangle it otherwise.
+            if let Some(function) = self.profile.function.get_mut(place_of(function_id)) {
+                function.system_name = 0;
+            }
+            let id = match self.named.get(&(function_id, frame.line)) {
+                Some(id) => *id,
+                None => {
+                    let id = next_id(self.profile.location.len());
+                    let line = vec![Line { function_id, line: frame.line.into() }];
+                    self.profile.location.push(Location { id, line, ..Location::default() });
+                    self.named.insert((function_id, frame.line), id);
+                    id
+                }
+            };
+            location_id.push(id);
+        }
+        self.profile.sample.push(Sample { location_id, value: values, label: Vec::new() });
+    }
+
+    /// Says that every frame has its name: tools look for no symbols then.
+    pub(super) fn needs_no_symbols(&mut self) {
+        for mapping in &mut self.profile.mapping {
+            mapping.has_functions = true;
+        }
+    }
+
+    /// Gives the sample that was added last a text label; an empty text is none.
+    pub(super) fn label(&mut self, key: &str, text: &str) {
+        if text.is_empty() {
+            return;
+        }
+        let label = Label { key: self.string(key), str: self.string(text), ..Label::default() };
+        self.label_last(label);
+    }
+
+    /// Gives the sample that was added last a number with a unit.
+    pub(super) fn number(&mut self, key: &str, number: i64, unit: &str) {
+        let (key, num_unit) = (self.string(key), self.string(unit));
+        self.label_last(Label { key, num: number, num_unit, ..Label::default() });
+    }
+
+    fn label_last(&mut self, label: Label) {
+        if let Some(sample) = self.profile.sample.last_mut() {
+            sample.label.push(label);
+        }
     }
 
     /// The message, gzipped: the payload of every endpoint.
@@ -262,6 +318,10 @@ impl ProfileBuilder {
             self.profile.mapping.push(entry);
         }
     }
+}
+
+fn place_of(id: u64) -> usize {
+    usize::try_from(id).map_or(usize::MAX, |id| id.wrapping_sub(1))
 }
 
 /// Identifiers count from 1: 0 means none.

@@ -12,6 +12,7 @@ use std::time::Duration;
 use std::{fs, mem, thread};
 
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use super::CaptureError;
 use super::labels::Labels;
@@ -26,6 +27,9 @@ pub(super) const PERIOD: Duration = Duration::from_nanos(1_000_000_000 / 99);
 
 /// How often samples are collected and new threads looked for.
 const ROUND: Duration = Duration::from_millis(100);
+
+/// The longest between two rounds while nobody waits for a profile.
+const QUIET_ROUND: Duration = Duration::from_secs(10);
 
 /// Different stacks kept for one subscriber.
 const MAX_STACKS: usize = 1 << 14;
@@ -129,17 +133,17 @@ pub(super) struct Share {
 
 /// What was sampled over some time.
 #[derive(Debug, Default)]
-pub(super) struct Slice {
+pub(crate) struct Slice {
     /// Expiries of the thread's timer, so many periods of its CPU time.
-    pub stacks: HashMap<Key, u64>,
+    pub(super) stacks: HashMap<Key, u64>,
     /// By the kernel's thread id: the threads that used CPU time.
-    pub threads: HashMap<i32, Share>,
+    pub(super) threads: HashMap<i32, Share>,
     /// CPU time of the process: also of threads that ended before they were seen.
-    pub cpu: Duration,
+    pub(super) cpu: Duration,
     /// What is missing.
-    pub lost: Lost,
+    pub(super) lost: Lost,
     /// Samples whose trace was left out for lack of room.
-    pub untraced: u64,
+    pub(super) untraced: u64,
     traced_stacks: usize,
 }
 
@@ -179,6 +183,34 @@ impl Slice {
         if is_kept { thread } else { OTHERS }
     }
 
+    /// Adds what was sampled after it.
+    #[cfg(feature = "agent")]
+    pub(super) fn append(&mut self, later: &Self) {
+        for (key, count) in &later.stacks {
+            *self.stacks.entry(key.clone()).or_default() += count;
+        }
+        for (thread, share) in &later.threads {
+            let known = self.threads.entry(*thread);
+            let name = share.name.clone();
+            known.or_insert(Share { name, cpu: Duration::ZERO }).cpu += share.cpu;
+        }
+        self.cpu += later.cpu;
+        self.untraced += later.untraced;
+        for (sum, more) in self.lost.0.iter_mut().zip(later.lost.0) {
+            *sum += more;
+        }
+    }
+
+    /// What it takes in memory, in bytes.
+    #[cfg(feature = "agent")]
+    pub(crate) fn bytes(&self) -> usize {
+        let frames: usize = self.stacks.keys().map(|key| size_of_val(&*key.frames)).sum();
+        // A hash table is at most 7/8 full and grows to twice its size.
+        let entries = self.stacks.capacity() * size_of::<(Key, u64)>();
+        let threads = self.threads.capacity() * size_of::<(i32, Share)>();
+        frames + (entries + threads) * 8 / 7
+    }
+
     /// For this subscriber alone; what all lose is counted by the sampler.
     fn lose(&mut self, loss: Loss, samples: u64) {
         let mut lost = Lost::default();
@@ -188,9 +220,18 @@ impl Slice {
     }
 }
 
+/// How soon new threads are found and samples collected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// Somebody waits for the profile.
+    Prompt,
+    /// The sampler runs for good and must cost next to nothing while the process is idle.
+    Background,
+}
+
 /// Samples from now on. Dropping it ends them; the sampler ends with the last subscription.
 #[derive(Debug)]
-pub(super) struct Subscription(u64);
+pub(crate) struct Subscription(u64);
 
 impl Subscription {
     /// Starts the sampler if it does not run.
@@ -198,7 +239,7 @@ impl Subscription {
     /// # Errors
     /// [`CaptureError::CpuInUse`] while another profiler has the signal or too many are subscribed,
     /// [`CaptureError::Cpu`] if the kernel refuses the signal handler, [`CaptureError::Thread`] without a thread.
-    pub(super) fn start() -> Result<Self, CaptureError> {
+    pub(crate) fn start(pace: Pace) -> Result<Self, CaptureError> {
         let mut running = SAMPLER.lock();
         let sampler = match &mut *running {
             Some(sampler) => {
@@ -208,17 +249,18 @@ impl Subscription {
             }
             None => running.insert(Sampler::start()?),
         };
-        sampler.subscribe().map(Self)
+        sampler.subscribe(pace).map(Self)
     }
 
     /// What was sampled since the start or the last call.
-    pub(super) fn take(&self) -> Slice {
+    pub(crate) fn take(&self) -> Slice {
         let mut running = SAMPLER.lock();
         let Some(sampler) = &mut *running else {
             return Slice::default();
         };
         sampler.round();
-        sampler.subscribers.get_mut(&self.0).map(mem::take).unwrap_or_default()
+        let subscriber = sampler.subscribers.get_mut(&self.0);
+        subscriber.map(|subscriber| mem::take(&mut subscriber.slice)).unwrap_or_default()
     }
 }
 
@@ -245,10 +287,19 @@ struct Sampler {
     cpu: Duration,
     /// CPU time without a timer that is no whole period yet.
     without_timer: Duration,
-    subscribers: HashMap<u64, Slice>,
+    last_round: Instant,
+    /// CPU time per time between the last two rounds.
+    busy_cores: f64,
+    subscribers: HashMap<u64, Subscriber>,
     next_subscriber: u64,
-    /// Its end ends the thread.
-    _alive: mpsc::Sender<()>,
+    /// Its end ends the thread; a message brings the next round forward.
+    wake: mpsc::Sender<()>,
+}
+
+#[derive(Debug)]
+struct Subscriber {
+    pace: Pace,
+    slice: Slice,
 }
 
 #[derive(Debug)]
@@ -262,14 +313,16 @@ struct Watched {
 impl Sampler {
     fn start() -> Result<Self, CaptureError> {
         let sampling = Sampling::start()?;
-        let (alive, ended) = mpsc::channel();
+        let (wake, woken) = mpsc::channel();
         thread::Builder::new()
             .name("headroom-cpu".to_owned())
             .spawn(move || {
                 Jemalloc::leave_this_thread_uncounted();
-                while ended.recv_timeout(ROUND) == Err(RecvTimeoutError::Timeout) {
+                let mut wait = ROUND;
+                while woken.recv_timeout(wait) != Err(RecvTimeoutError::Disconnected) {
                     if let Some(sampler) = &mut *SAMPLER.lock() {
                         sampler.round();
+                        wait = sampler.until_next_round();
                     }
                 }
             })
@@ -279,9 +332,11 @@ impl Sampler {
             sampling,
             cpu: cpu_time_of_process(),
             without_timer: Duration::ZERO,
+            last_round: Instant::now(),
+            busy_cores: 0.0,
             subscribers: HashMap::new(),
             next_subscriber: 0,
-            _alive: alive,
+            wake,
         };
         // Nobody is subscribed yet: this sets where the clocks start.
         sampler.look_at_threads();
@@ -289,13 +344,30 @@ impl Sampler {
         Ok(sampler)
     }
 
-    fn subscribe(&mut self) -> Result<u64, CaptureError> {
+    fn subscribe(&mut self, pace: Pace) -> Result<u64, CaptureError> {
         if self.subscribers.len() >= MAX_SUBSCRIBERS {
             return Err(CaptureError::CpuInUse);
         }
         self.next_subscriber += 1;
-        self.subscribers.insert(self.next_subscriber, Slice::default());
+        let subscriber = Subscriber { pace, slice: Slice::default() };
+        self.subscribers.insert(self.next_subscriber, subscriber);
+        // Its thread may be waiting for long. Without a thread there is no sampler.
+        let _ = self.wake.send(());
         Ok(self.next_subscriber)
+    }
+
+    fn slices(&mut self) -> impl Iterator<Item = &mut Slice> {
+        self.subscribers.values_mut().map(|subscriber| &mut subscriber.slice)
+    }
+
+    /// Subscribers in the background come round themselves: until they do, the ring must not get more than half full.
+    fn until_next_round(&self) -> Duration {
+        if self.subscribers.values().any(|subscriber| subscriber.pace == Pace::Prompt) {
+            return ROUND;
+        }
+        let samples_per_second = self.busy_cores / PERIOD.as_secs_f64();
+        let half_full = (signals::SAMPLES / 2) as f64 / samples_per_second.max(1.0);
+        Duration::from_secs_f64(half_full).clamp(ROUND, QUIET_ROUND)
     }
 
     /// Gives all subscribers what came since the last round.
@@ -303,6 +375,8 @@ impl Sampler {
         self.look_at_threads();
         let cpu = cpu_time_of_process();
         let used = cpu.saturating_sub(mem::replace(&mut self.cpu, cpu));
+        let elapsed = mem::replace(&mut self.last_round, Instant::now()).elapsed();
+        self.busy_cores = used.as_secs_f64() / elapsed.as_secs_f64().max(0.001);
         let mut lost = Lost::default();
         self.sampling.take(|head, frames| {
             let weight = u64::from(head.weight);
@@ -312,8 +386,8 @@ impl Sampler {
                 _ => {}
             }
             let frames: Arc<[usize]> = frames.into();
-            for slice in self.subscribers.values_mut() {
-                slice.add(&head, &frames);
+            for subscriber in self.subscribers.values_mut() {
+                subscriber.slice.add(&head, &frames);
             }
         });
         lost.add(Loss::RingFull, self.sampling.take_dropped());
@@ -322,7 +396,7 @@ impl Sampler {
         self.without_timer = self.without_timer.saturating_sub(PERIOD.saturating_mul(periods));
         lost.add(Loss::NoTimer, periods.into());
         lost.count_for_process();
-        for slice in self.subscribers.values_mut() {
+        for slice in self.slices() {
             slice.cpu += used;
             for (of_slice, of_round) in slice.lost.0.iter_mut().zip(lost.0) {
                 *of_slice += of_round;
@@ -359,8 +433,8 @@ impl Sampler {
                 watched.timer = None;
             }
             if used > Duration::ZERO {
-                for slice in self.subscribers.values_mut() {
-                    slice.add_cpu(thread, &watched.name, used);
+                for subscriber in self.subscribers.values_mut() {
+                    subscriber.slice.add_cpu(thread, &watched.name, used);
                 }
             }
         }

@@ -27,7 +27,7 @@ pub(super) enum Detail {
 }
 
 /// One function at an address.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Function {
     /// Demangled, without the compiler's hash. That of an inlined one lacks its path.
     pub name: String,

@@ -3,7 +3,8 @@
 //! In: jemalloc's statistics, and what [`Jemalloc`] counts. Out: the `heap_*` families. Never: figures of a jemalloc that is
 //! linked but not used; a service with another allocator has no such families, and the reason says so.
 //!
-//! A service that uses `tikv_jemallocator` directly has the gauges; the counters need [`Jemalloc`]. A reading costs about 60
+//! The counters come from [`Jemalloc`]. In a service that uses `tikv_jemallocator` directly they are jemalloc's own requests
+//! per size class, which come late from threads that allocate and free one size over and over. A reading costs about 60
 //! microseconds, most of it the refresh of jemalloc's epoch.
 
 use std::fmt;
@@ -16,6 +17,7 @@ use super::catalogue::families;
 use super::snapshot::{Snapshot, Unavailable};
 
 pub use super::sys::counting::Jemalloc;
+use super::sys::size_classes::SizeClasses;
 
 /// Reads jemalloc, if the service allocates through it.
 #[derive(Debug)]
@@ -29,26 +31,25 @@ impl AllocatorCollector {
         if !counts(through_global_allocator) {
             return Self(None);
         }
+        // The probe is as large as what a thread hands over at once.
+        let counter = if Jemalloc::counted().0 > 0 {
+            Ok(Counter::Allocator)
+        } else {
+            SizeClasses::new().map(Counter::SizeClasses)
+        };
         let no_statistics = |error: &_| tracing::debug!(%error, "jemalloc has no statistics");
-        Self(Statistics::new().inspect_err(no_statistics).ok())
+        Self(counter.and_then(Statistics::new).inspect_err(no_statistics).ok())
     }
 
     /// Adds the heap families.
     pub fn collect(&self, snapshot: &mut Snapshot) {
-        let sizes = match &self.0 {
+        const NOT_JEMALLOC: &str = "the global allocator is not jemalloc with statistics";
+        let (sizes, counts) = match &self.0 {
             None => {
-                Err(Unavailable::NotHere("the global allocator is not jemalloc with statistics"))
+                (Err(Unavailable::NotHere(NOT_JEMALLOC)), Err(Unavailable::NotHere(NOT_JEMALLOC)))
             }
-            Some(statistics) => statistics.collect(snapshot),
-        };
-        let counts = match Jemalloc::counted() {
-            (0, _) => Err(Unavailable::NotHere(
-                "the global allocator is not headroom's counting jemalloc",
-            )),
-            (allocations, bytes) => {
-                snapshot.push(&families::HEAP_ALLOCATION_BYTES, bytes as f64);
-                snapshot.push(&families::HEAP_ALLOCATIONS, allocations as f64);
-                Ok(())
+            Some(statistics) => {
+                (statistics.collect_sizes(snapshot), statistics.collect_counts(snapshot))
             }
         };
         snapshot.source("allocator", sizes);
@@ -73,6 +74,15 @@ struct Statistics {
     allocated: stats::allocated_mib,
     active: stats::active_mib,
     resident: stats::resident_mib,
+    counter: Counter,
+}
+
+/// Who counts allocations.
+enum Counter {
+    /// [`Jemalloc`], which is the global allocator.
+    Allocator,
+    /// jemalloc itself.
+    SizeClasses(SizeClasses),
 }
 
 impl fmt::Debug for Statistics {
@@ -82,16 +92,17 @@ impl fmt::Debug for Statistics {
 }
 
 impl Statistics {
-    fn new() -> Result<Self, tikv_jemalloc_ctl::Error> {
+    fn new(counter: Counter) -> Result<Self, tikv_jemalloc_ctl::Error> {
         Ok(Self {
             epoch: epoch::mib()?,
             allocated: stats::allocated::mib()?,
             active: stats::active::mib()?,
             resident: stats::resident::mib()?,
+            counter,
         })
     }
 
-    fn collect(&self, snapshot: &mut Snapshot) -> Result<(), Unavailable> {
+    fn collect_sizes(&self, snapshot: &mut Snapshot) -> Result<(), Unavailable> {
         // Statistics stand still until the epoch is advanced.
         self.epoch.advance()?;
         snapshot.push(&families::HEAP_ALLOCATED, self.allocated.read()? as f64);
@@ -99,11 +110,34 @@ impl Statistics {
         snapshot.push(&families::HEAP_RESIDENT, self.resident.read()? as f64);
         Ok(())
     }
+
+    /// As of the epoch that [`Statistics::collect_sizes`] advanced.
+    fn collect_counts(&self, snapshot: &mut Snapshot) -> Result<(), Unavailable> {
+        let (allocations, bytes) = match &self.counter {
+            Counter::Allocator => Jemalloc::counted(),
+            Counter::SizeClasses(classes) => classes.counted()?,
+        };
+        snapshot.push(&families::HEAP_ALLOCATION_BYTES, bytes as f64);
+        snapshot.push(&families::HEAP_ALLOCATIONS, allocations as f64);
+        Ok(())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn jemalloc_without_the_counting_allocator_counts_by_size_class() {
+        let classes = SizeClasses::new().expect("jemalloc has statistics");
+        let statistics = Statistics::new(Counter::SizeClasses(classes)).expect("statistics");
+        let mut snapshot = Snapshot::default();
+        statistics.collect_sizes(&mut snapshot).expect("statistics");
+        statistics.collect_counts(&mut snapshot).expect("statistics");
+        let names: Vec<_> = snapshot.readings().iter().map(|reading| reading.family.name).collect();
+        assert!(names.contains(&"heap_allocation_bytes_total"), "{names:?}");
+        assert!(names.contains(&"heap_allocations_total"), "{names:?}");
+    }
 
     #[test]
     fn an_allocator_that_jemalloc_does_not_see_is_not_jemalloc() {

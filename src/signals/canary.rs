@@ -2,9 +2,16 @@
 //!
 //! In: the service's runtime. Out: `tokio_scheduling_delay_seconds`, the worst lateness of the last [`WINDOW`]. Never: a value
 //! that stands still while the runtime does: a wake that is overdue counts with the lateness it has so far.
+//!
+//! It looks ten times a second, and a hundred times only while the runtime is saturated: an idle service is left asleep.
+//!
+//! It waits for a timer of the kernel, through the runtime's I/O driver, as a request's arrival comes in. tokio's own timer
+//! wakes an idle runtime three times for one sleep of 100 ms (to be told of the sleep, to sort it, to end it), and is late by
+//! up to a millisecond by itself. It stands in where the runtime has no I/O driver.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -13,18 +20,34 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::catalogue::families;
 use super::snapshot::{Snapshot, Unavailable};
+use super::sys::Timer;
+use super::workers::Seats;
 use crate::time::{Clock, Moment};
 
 /// Between two wakes.
 const PERIOD: Duration = Duration::from_millis(100);
+/// Between two wakes while the runtime is saturated.
+const SATURATED_PERIOD: Duration = Duration::from_millis(10);
 /// How long a late wake is remembered, so that every scrape at the default interval sees it.
 pub const WINDOW: Duration = Duration::from_secs(5);
 
 /// A task on the service's runtime, and what it saw. Dropping it ends the task.
 #[derive(Debug)]
 pub struct Canary {
-    lateness: Arc<Mutex<Lateness>>,
     task: AbortOnDropHandle<()>,
+    /// The runtime's timer stands in for the kernel's.
+    stands_in: bool,
+    watch: Watch,
+    handle: Handle,
+}
+
+/// What the task needs.
+#[derive(Clone, Debug)]
+struct Watch {
+    clock: Clock,
+    lateness: Arc<Mutex<Lateness>>,
+    saturated: Arc<AtomicBool>,
+    seats: Seats,
 }
 
 /// Wakes of the last window.
@@ -35,12 +58,25 @@ struct Lateness {
 }
 
 impl Canary {
-    /// Starts the task. It needs the runtime's time driver; without one it ends at once and the source is unavailable.
+    /// Starts the task. It needs the runtime's I/O driver, or its time driver; without either it ends at once and the source
+    /// is unavailable. It also notes in `seats` which worker runs it.
     #[must_use]
-    pub fn spawn(handle: &Handle, clock: Clock) -> Self {
+    pub fn spawn(handle: &Handle, clock: Clock, seats: Seats) -> Self {
         let lateness = Arc::new(Mutex::new(Lateness::default()));
-        let task = AbortOnDropHandle::new(handle.spawn(watch(clock, lateness.clone())));
-        Self { lateness, task }
+        let watch = Watch { clock, lateness, saturated: Arc::default(), seats };
+        let task = AbortOnDropHandle::new(handle.spawn(watch.clone().by_the_kernel_s_timer()));
+        Self { task, stands_in: false, watch, handle: handle.clone() }
+    }
+
+    /// Says whether the runtime is saturated, which decides how often the canary looks from its next wake on. Once per tick;
+    /// if the kernel's timer could not be waited for, the runtime's takes over.
+    pub fn tick(&mut self, saturated: bool) {
+        self.watch.saturated.store(saturated, Ordering::Relaxed);
+        if self.task.is_finished() && !self.stands_in {
+            self.stands_in = true;
+            let task = self.handle.spawn(self.watch.clone().by_the_runtime_s_timer());
+            self.task = AbortOnDropHandle::new(task);
+        }
     }
 
     /// Tasks that the service did not spawn: 1, or 0 once the canary has ended.
@@ -51,11 +87,11 @@ impl Canary {
 
     /// Adds the worst lateness of the last window.
     pub fn collect(&self, now: Moment, snapshot: &mut Snapshot) {
-        let worst = self.lateness.lock().worst(now);
+        let worst = self.watch.lateness.lock().worst(now);
         let outcome = match worst {
-            _ if self.task.is_finished() => {
-                Err(Unavailable::NotHere("the canary ended: does the runtime have a time driver?"))
-            }
+            _ if self.task.is_finished() => Err(Unavailable::NotHere(
+                "the canary ended: does the runtime have an I/O driver or a time driver?",
+            )),
             None => Err(Unavailable::NotHere("the canary has not started yet")),
             Some(worst) => {
                 snapshot.push(&families::TOKIO_SCHEDULING_DELAY, worst.as_secs_f64());
@@ -66,13 +102,44 @@ impl Canary {
     }
 }
 
-async fn watch(clock: Clock, lateness: Arc<Mutex<Lateness>>) {
-    loop {
-        let due = clock.now().monotonic + PERIOD;
-        lateness.lock().due = Some(due);
-        tokio::time::sleep(PERIOD).await;
-        lateness.lock().woke(clock.now().monotonic);
+impl Watch {
+    /// Ends when the timer cannot be made or set.
+    async fn by_the_kernel_s_timer(self) {
+        let Ok(timer) = Timer::watched() else { return };
+        loop {
+            let period = self.begin();
+            if timer.get_ref().set(period).is_err() {
+                return;
+            }
+            let Ok(mut ready) = timer.readable().await else { return };
+            // Setting the timer again empties it; the next edge is the next wake.
+            ready.clear_ready();
+            self.woke();
+        }
     }
+
+    async fn by_the_runtime_s_timer(self) {
+        loop {
+            tokio::time::sleep(self.begin()).await;
+            self.woke();
+        }
+    }
+
+    /// Notes when the next wake is due, and returns how long that is from now.
+    fn begin(&self) -> Duration {
+        let period = period(self.saturated.load(Ordering::Relaxed));
+        self.lateness.lock().due = Some(self.clock.now().monotonic + period);
+        period
+    }
+
+    fn woke(&self) {
+        self.lateness.lock().woke(self.clock.now().monotonic);
+        self.seats.note();
+    }
+}
+
+const fn period(saturated: bool) -> Duration {
+    if saturated { SATURATED_PERIOD } else { PERIOD }
 }
 
 impl Lateness {
@@ -121,7 +188,7 @@ mod tests {
     #[tokio::test]
     async fn the_canary_speaks_once_it_ran() {
         let clock = Clock::start();
-        let canary = Canary::spawn(&Handle::current(), clock);
+        let canary = Canary::spawn(&Handle::current(), clock, Seats::new(1));
         let available = |canary: &Canary| {
             let mut snapshot = Snapshot::default();
             canary.collect(clock.now().monotonic, &mut snapshot);
@@ -130,5 +197,41 @@ mod tests {
         assert!(!available(&canary));
         tokio::task::yield_now().await;
         assert!(available(&canary));
+    }
+
+    /// Waits for a wake and returns how long after it the next one is due.
+    async fn until_next(canary: &Canary) -> Duration {
+        canary.watch.lateness.lock().wakes.clear();
+        loop {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            let lateness = canary.watch.lateness.lock();
+            if let (Some((woke, _)), Some(due)) = (lateness.wakes.back(), lateness.due) {
+                return due.since(*woke);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn the_canary_sleeps_shorter_only_while_the_runtime_is_saturated() {
+        let mut canary = Canary::spawn(&Handle::current(), Clock::start(), Seats::new(1));
+        assert!(until_next(&canary).await >= PERIOD);
+        canary.tick(true);
+        while until_next(&canary).await >= PERIOD {}
+        canary.tick(false);
+        // A sleep that runs at the change is not cut short; the one after it is long.
+        while until_next(&canary).await < PERIOD {}
+    }
+
+    #[test]
+    fn without_an_io_driver_the_runtime_s_own_timer_wakes_the_canary() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        let runtime = runtime.expect("a runtime");
+        runtime.block_on(async {
+            let mut canary = Canary::spawn(&Handle::current(), Clock::start(), Seats::new(1));
+            tokio::task::yield_now().await;
+            assert!(canary.task.is_finished(), "tokio panics in a task where it has no driver");
+            canary.tick(false);
+            assert!(until_next(&canary).await >= PERIOD);
+        });
     }
 }

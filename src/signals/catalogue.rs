@@ -1,8 +1,13 @@
 //! Every metric the agent exposes, and where a policy reads a signal from.
 //!
 //! Exposition, policy, dashboards and docs take names from here.
+//!
+#![doc = include_str!("../../docs/signals.md")]
 
+#[cfg(test)]
+mod docs;
 pub mod families;
+pub mod notes;
 
 /// How a family's value behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,14 +4,18 @@
 //! counter that falls when a thread ends.
 
 use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
 
 use procfs::process::{LimitValue, Process};
 
 use super::catalogue::families;
 use super::snapshot::{Snapshot, Unavailable};
 use super::sys;
+use super::text::Schedstat;
+use super::threads::Threads;
 
-/// Reading one file per thread costs about ten microseconds each; past this many the family is left out.
+/// A reading costs one file per thread; past this many the family is left out.
 const MAX_THREADS: i64 = 512;
 
 /// Reads `/proc/self`.
@@ -19,6 +23,7 @@ const MAX_THREADS: i64 = 512;
 pub struct ProcessCollector {
     process: Option<Process>,
     started_at_seconds: Option<f64>,
+    threads: Threads,
     waits: RunqueueWaits,
 }
 
@@ -34,33 +39,47 @@ impl ProcessCollector {
     pub fn new() -> Self {
         let process = Process::myself().ok();
         let started_at_seconds = process.as_ref().and_then(started_at);
-        Self { process, started_at_seconds, waits: RunqueueWaits::default() }
+        let threads = Threads::new(Path::new("/"));
+        Self { process, started_at_seconds, threads, waits: RunqueueWaits::default() }
     }
 
-    /// Adds the process families.
-    pub fn collect(&mut self, snapshot: &mut Snapshot) {
+    /// Where the scheduler's counts of single threads are.
+    pub(super) const fn threads(&self) -> &Threads {
+        &self.threads
+    }
+
+    /// Adds the process families. Returns the scheduler's counts of every thread, if they were read.
+    pub(super) fn collect(&mut self, snapshot: &mut Snapshot) -> HashMap<u32, Schedstat> {
         if let Some(cpu) = sys::process_cpu_time() {
             snapshot.push(&families::PROCESS_CPU, cpu.as_secs_f64());
         }
         let Some(process) = &self.process else {
             snapshot.source("process", Err(Unavailable::NotHere("no /proc/self")));
-            return;
+            return HashMap::new();
         };
         let threads = collect_stat(process, snapshot);
         if let Some(started_at_seconds) = self.started_at_seconds {
             snapshot.push(&families::PROCESS_START_TIME, started_at_seconds);
         }
-        let waits = match &threads {
+        let counted = match &threads {
             Ok(MAX_THREADS..) => {
                 Err(Unavailable::NotHere("too many threads to read one file of each"))
             }
-            _ => runqueue_waits(process).map(|waits| self.waits.observe(waits)),
+            _ => self.threads.read_all(),
         };
-        let waits = waits.map(|nanos| {
+        let counted = counted.map(|counted| {
+            let waits = counted.iter().map(|(thread, counted)| (*thread, counted.waiting_nanos));
+            let nanos = self.waits.observe(waits);
             snapshot.push(&families::PROCESS_RUNQUEUE_WAIT, nanos as f64 / 1e9);
+            counted.into_iter().collect()
         });
         snapshot.source("process", threads.map(drop));
-        snapshot.source("process_runqueue", waits);
+        let (counted, outcome) = match counted {
+            Ok(counted) => (counted, Ok(())),
+            Err(error) => (HashMap::new(), Err(error)),
+        };
+        snapshot.source("process_runqueue", outcome);
+        counted
     }
 }
 
@@ -71,11 +90,24 @@ fn collect_stat(process: &Process, snapshot: &mut Snapshot) -> Result<i64, Unava
     snapshot.push(&families::PROCESS_RESIDENT_MEMORY, resident_bytes as f64);
     snapshot.push(&families::PROCESS_VIRTUAL_MEMORY, stat.vsize as f64);
     snapshot.push(&families::PROCESS_THREADS, stat.num_threads as f64);
-    snapshot.push(&families::PROCESS_OPEN_FDS, process.fd_count()? as f64);
-    if let LimitValue::Value(limit) = process.limits()?.max_open_files.soft_limit {
+    snapshot.push(&families::PROCESS_OPEN_FDS, open_fds(process)? as f64);
+    let limits = process.limits()?;
+    if let LimitValue::Value(limit) = limits.max_open_files.soft_limit {
         snapshot.push(&families::PROCESS_MAX_FDS, limit as f64);
     }
+    if let LimitValue::Value(limit) = limits.max_address_space.soft_limit {
+        snapshot.push(&families::PROCESS_VIRTUAL_MEMORY_MAX, limit as f64);
+    }
     Ok(stat.num_threads)
+}
+
+/// Since Linux 6.2 the directory's size is the number of open descriptors (proc(5)); before, it is 0 and they are counted,
+/// one directory entry each.
+fn open_fds(process: &Process) -> Result<u64, Unavailable> {
+    match fs::metadata("/proc/self/fd") {
+        Ok(directory) if directory.len() > 0 => Ok(directory.len()),
+        _ => Ok(process.fd_count()? as u64),
+    }
 }
 
 /// Seconds since the Unix epoch: boot time plus the ticks between boot and the process's start (proc(5)).
@@ -85,33 +117,16 @@ fn started_at(process: &Process) -> Option<f64> {
     Some(booted_at as f64 + ticks as f64 / procfs::ticks_per_second() as f64)
 }
 
-/// Nanoseconds each thread waited for a core (`/proc/self/task/<tid>/schedstat`, second field).
-fn runqueue_waits(process: &Process) -> Result<Vec<(i32, u64)>, Unavailable> {
-    let mut waits = Vec::new();
-    for task in process.tasks()? {
-        // A thread may end between being listed and being read.
-        if let Ok(task) = task
-            && let Ok(schedstat) = task.schedstat()
-        {
-            waits.push((task.tid, schedstat.run_delay));
-        }
-    }
-    if waits.is_empty() {
-        return Err(Unavailable::NotHere("the kernel keeps no schedstat"));
-    }
-    Ok(waits)
-}
-
 /// A sum over threads that does not fall when one of them ends.
 #[derive(Debug, Default)]
 struct RunqueueWaits {
-    live: HashMap<i32, u64>,
+    live: HashMap<u32, u64>,
     ended: u64,
 }
 
 impl RunqueueWaits {
     /// Takes each living thread's wait and returns the sum over all threads ever seen, in the same unit.
-    fn observe(&mut self, waits: Vec<(i32, u64)>) -> u64 {
+    fn observe(&mut self, waits: impl IntoIterator<Item = (u32, u64)>) -> u64 {
         let mut before = std::mem::take(&mut self.live);
         for (thread, wait) in waits {
             if let Some(last) = before.remove(&thread)
@@ -134,23 +149,33 @@ mod tests {
     #[test]
     fn waits_of_ended_threads_stay_counted() {
         let mut waits = RunqueueWaits::default();
-        assert_eq!(waits.observe(vec![(1, 10), (2, 100)]), 110);
-        assert_eq!(waits.observe(vec![(1, 15)]), 115);
-        assert_eq!(waits.observe(vec![(1, 15), (3, 5)]), 120);
+        assert_eq!(waits.observe([(1, 10), (2, 100)]), 110);
+        assert_eq!(waits.observe([(1, 15)]), 115);
+        assert_eq!(waits.observe([(1, 15), (3, 5)]), 120);
         assert_eq!(waits.live.len(), 2);
     }
 
     #[test]
     fn a_thread_number_used_again_starts_a_new_thread() {
         let mut waits = RunqueueWaits::default();
-        assert_eq!(waits.observe(vec![(7, 100)]), 100);
-        assert_eq!(waits.observe(vec![(7, 3)]), 103);
+        assert_eq!(waits.observe([(7, 100)]), 100);
+        assert_eq!(waits.observe([(7, 3)]), 103);
+    }
+
+    #[test]
+    fn open_descriptors_are_the_same_number_by_size_and_by_count() {
+        let process = Process::myself().expect("procfs");
+        let _held = [(); 50].map(|()| fs::File::open("/proc/self/stat").expect("a file"));
+        let (sized, counted) = (open_fds(&process), process.fd_count());
+        let (sized, counted) = (sized.expect("procfs"), counted.expect("procfs"));
+        assert!(sized >= 50 && sized.abs_diff(counted as u64) < 25, "{sized} {counted}");
     }
 
     #[test]
     fn this_process_is_read() {
         let mut snapshot = Snapshot::default();
-        ProcessCollector::new().collect(&mut snapshot);
+        let threads = ProcessCollector::new().collect(&mut snapshot);
+        assert!(threads.contains_key(&sys::thread_id()));
         let value = |name: &str| {
             let found = snapshot.readings().iter().find(|reading| reading.family.name == name);
             found.map(|reading| reading.value)

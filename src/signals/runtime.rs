@@ -8,6 +8,7 @@ use tokio::runtime::{Handle, RuntimeMetrics};
 use super::catalogue::families;
 use super::saturation::{Saturation, SaturationEstimator, WorkerReading};
 use super::snapshot::{Snapshot, Unavailable};
+use super::workers::{busy_by_label, is_saturated};
 use crate::time::{Now, Timestamp};
 use crate::units::Measure;
 
@@ -37,6 +38,17 @@ impl RuntimeCollector {
             self.estimator.tick(elapsed, workers(&self.metrics)).map(|seen| (now.wall, seen));
     }
 
+    /// Whether the last tick found the workers saturated, or one of them blocked.
+    #[must_use]
+    pub fn is_saturated(&self) -> bool {
+        self.saturation.is_some_and(|(_, seen)| is_saturated(seen.ratio, seen.blocked_workers))
+    }
+
+    /// The workers that did something between the last two ticks.
+    pub fn active_workers(&self) -> impl Iterator<Item = usize> {
+        self.estimator.active()
+    }
+
     /// Reads the gauges now, and adds the last tick's estimate with the time of that tick. `own_tasks` are not the
     /// service's and are not counted.
     pub fn collect(&self, own_tasks: usize, snapshot: &mut Snapshot) {
@@ -49,6 +61,11 @@ impl RuntimeCollector {
             Some((at, seen)) => {
                 snapshot.push_at(&families::TOKIO_SATURATION_RATIO, seen.ratio.get(), at);
                 snapshot.push_at(&families::TOKIO_BLOCKED_WORKERS, seen.blocked_workers as f64, at);
+                let busy_seconds: Vec<f64> = self.estimator.busy_seconds().collect();
+                for (worker, seconds) in busy_by_label(&busy_seconds) {
+                    let family = &families::TOKIO_WORKER_BUSY;
+                    snapshot.push_labelled_at(family, &[worker], seconds, at);
+                }
                 Ok(())
             }
             None => Err(Unavailable::NotHere(
@@ -88,5 +105,37 @@ mod tests {
         let parked = tokio::spawn(std::future::pending::<()>());
         assert_eq!(tasks(), Some(1.0));
         parked.abort();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_worker_that_one_poll_keeps_shows_within_two_ticks() {
+        let handle = Handle::current();
+        let parked_once = |worker| handle.metrics().worker_park_unpark_count(worker) > 0;
+        while !(parked_once(0) && parked_once(1)) {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+        let start = Clock::start().now();
+        let mut collector = RuntimeCollector::new(handle.clone(), start);
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let (begun, begin) = tokio::sync::oneshot::channel();
+        let blocking = tokio::spawn(async move {
+            begun.send(()).expect("the test waits");
+            released.recv()
+        });
+        begin.await.expect("it begins");
+        let parked = |worker| handle.metrics().worker_park_unpark_count(worker) % 2 == 1;
+        while !(parked(0) || parked(1)) {
+            std::thread::yield_now();
+        }
+        let second = std::time::Duration::from_secs(1);
+        collector.tick(start + second);
+        collector.tick(start + second + second);
+        let (_, seen) = collector.saturation.expect("both workers have parked");
+        assert_eq!(seen.blocked_workers, 1, "{seen:?}");
+        assert!(seen.ratio.get() >= 0.5, "{seen:?}");
+        assert!(collector.is_saturated());
+        assert_eq!(collector.active_workers().count(), 1);
+        drop(release);
+        assert!(blocking.await.expect("it ends").is_err());
     }
 }

@@ -40,14 +40,29 @@ struct Worker {
     last: WorkerReading,
     /// Seconds counted as busy that tokio has not published yet.
     credit_seconds: f64,
+    /// Seconds counted as busy since the first reading.
+    busy_seconds: f64,
+    was_active: bool,
 }
 
 impl SaturationEstimator {
     /// Starts from a first reading of every worker.
     #[must_use]
     pub fn new(readings: impl IntoIterator<Item = WorkerReading>) -> Self {
-        let fresh = |last| Worker { last, credit_seconds: 0.0 };
+        let fresh =
+            |last| Worker { last, credit_seconds: 0.0, busy_seconds: 0.0, was_active: false };
         Self { workers: readings.into_iter().map(fresh).collect() }
+    }
+
+    /// Busy seconds of each worker since the first reading, a poll that still runs included.
+    pub fn busy_seconds(&self) -> impl Iterator<Item = f64> {
+        self.workers.iter().map(|worker| worker.busy_seconds)
+    }
+
+    /// Workers that ran at the last reading, or have run between the two last ones.
+    pub fn active(&self) -> impl Iterator<Item = usize> {
+        let active = |(index, worker): (usize, &Worker)| worker.was_active.then_some(index);
+        self.workers.iter().enumerate().filter_map(active)
     }
 
     /// Takes the next reading of every worker, `elapsed` after the one before.
@@ -66,6 +81,7 @@ impl SaturationEstimator {
                 && reading.park_unpark_count.is_multiple_of(2)
                 && worker.last.busy == reading.busy;
             let seconds = worker.advance(elapsed_seconds, reading);
+            worker.busy_seconds += seconds;
             if reading.park_unpark_count > 0 {
                 started_workers += 1;
                 busy_seconds += seconds;
@@ -85,6 +101,7 @@ impl Worker {
         let running = reading.park_unpark_count.is_multiple_of(2);
         let parked_or_woke = reading.park_unpark_count != self.last.park_unpark_count;
         let before_first_park = reading.park_unpark_count == 0;
+        self.was_active = !before_first_park && (running || parked_or_woke);
         self.last = reading;
         match (parked_or_woke, running) {
             _ if before_first_park => 0.0,
@@ -192,6 +209,25 @@ mod tests {
         check(&[&[(0, 0), (0, 1)], &[(0, 0), (50, 3)]], &[(0.5, 0)]);
         let reading = WorkerReading::default();
         assert_eq!(SaturationEstimator::new([reading]).tick(TICK, [reading]), None);
+    }
+
+    #[test]
+    fn a_running_poll_is_in_its_worker_s_busy_seconds_and_is_not_added_again_when_it_ends() {
+        let readings = |busy, count| {
+            let busy = Duration::from_millis(busy);
+            [WorkerReading { busy, park_unpark_count: count }, WorkerReading::default()]
+        };
+        let mut estimator = SaturationEstimator::new(readings(0, 1));
+        let mut busy_after = |busy, count| {
+            estimator.tick(TICK, readings(busy, count));
+            let seconds: Vec<f64> = estimator.busy_seconds().collect();
+            assert_eq!(estimator.active().collect::<Vec<_>>(), [0]);
+            ((seconds[0] * 1e3).round(), seconds[1])
+        };
+        assert_eq!(busy_after(0, 2), (0.0, 0.0));
+        assert_eq!(busy_after(0, 2), (100.0, 0.0));
+        assert_eq!(busy_after(0, 2), (200.0, 0.0));
+        assert_eq!(busy_after(250, 3), (250.0, 0.0));
     }
 
     #[test]

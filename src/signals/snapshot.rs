@@ -80,6 +80,17 @@ impl Snapshot {
         self.push_reading(Reading { family, labels: labels.to_vec(), value, at: None });
     }
 
+    /// Adds the value of one series of a family with labels, true at `at`.
+    pub fn push_labelled_at(
+        &mut self,
+        family: &'static Family,
+        labels: &[&'static str],
+        value: f64,
+        at: Timestamp,
+    ) {
+        self.push_reading(Reading { family, labels: labels.to_vec(), value, at: Some(at) });
+    }
+
     /// Says whether a source answered. Each source says so once per snapshot.
     pub fn source(&mut self, name: &'static str, outcome: Result<(), Unavailable>) {
         self.sources.push((name, outcome));

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{Limits, Parsed, Source, Target, Wanted, parse};
-use crate::sample::{Batch, CollectFailure, PodKey};
+use crate::sample::{Batch, CollectFailure, EndpointKey};
 use crate::time::Clock;
 
 mod metrics;
@@ -64,7 +64,7 @@ pub enum SetupError {
 #[derive(Debug)]
 pub struct Scraper {
     shared: Arc<Shared>,
-    running: HashMap<EndpointKey, Running>,
+    running: HashMap<Asked, Running>,
 }
 
 /// What all endpoints share.
@@ -78,24 +78,16 @@ struct Shared {
     metrics: ScrapeMetrics,
 }
 
-/// Policies that name the same endpoint of a pod share its answers.
+/// Policies that name the same endpoint of a pod share its answers; a pod whose address changed is asked anew.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct EndpointKey {
-    pod: PodKey,
+struct Asked {
+    endpoint: EndpointKey,
     address: SocketAddr,
-    path: Arc<str>,
-}
-
-/// How often to ask and what for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Plan {
-    interval: Duration,
-    wanted: Arc<Wanted>,
 }
 
 #[derive(Debug)]
 struct Running {
-    plan: watch::Sender<Plan>,
+    wanted: watch::Sender<Arc<Wanted>>,
     task: AbortOnDropHandle<()>,
 }
 
@@ -118,25 +110,26 @@ impl Scraper {
 }
 
 impl Source for Scraper {
-    /// Must be called within a tokio runtime. A new endpoint is asked at once, and so is one whose plan changed.
+    /// Must be called within a tokio runtime. A new endpoint is asked at once, and so is one of which
+    /// something else is wanted.
     fn set_targets(&mut self, targets: Vec<Target>) {
-        let mut plans = merge(targets);
+        let mut merged = merge(targets);
         // A task only ends by itself when it panicked or the program ends; the former is started anew.
-        self.running.retain(|key, running| plans.contains_key(key) && !running.task.is_finished());
-        for (key, plan) in plans.drain() {
+        self.running.retain(|key, running| merged.contains_key(key) && !running.task.is_finished());
+        for (key, wanted) in merged.drain() {
             match self.running.get(&key) {
                 Some(running) => {
-                    running.plan.send_if_modified(|old| {
-                        let changed = *old != plan;
-                        *old = plan;
+                    running.wanted.send_if_modified(|old| {
+                        let changed = *old != wanted;
+                        *old = wanted;
                         changed
                     });
                 }
                 None => {
-                    let (sender, receiver) = watch::channel(plan);
+                    let (sender, receiver) = watch::channel(wanted);
                     let endpoint = Endpoint::new(self.shared.clone(), &key);
                     let task = AbortOnDropHandle::new(tokio::spawn(endpoint.run(receiver)));
-                    self.running.insert(key, Running { plan: sender, task });
+                    self.running.insert(key, Running { wanted: sender, task });
                 }
             }
         }
@@ -144,54 +137,54 @@ impl Source for Scraper {
     }
 }
 
-/// One plan per endpoint: the shortest interval and everything that anyone wants.
-fn merge(targets: Vec<Target>) -> HashMap<EndpointKey, Plan> {
-    let mut plans: HashMap<EndpointKey, Plan> = HashMap::new();
-    for Target { pod, address, path, interval, wanted } in targets {
-        plans
-            .entry(EndpointKey { pod, address, path })
-            .and_modify(|plan| {
-                plan.interval = plan.interval.min(interval);
-                if plan.wanted != wanted {
-                    Arc::make_mut(&mut plan.wanted).extend_from(&wanted);
+/// Of each endpoint everything that anyone wants.
+fn merge(targets: Vec<Target>) -> HashMap<Asked, Arc<Wanted>> {
+    let mut merged: HashMap<Asked, Arc<Wanted>> = HashMap::new();
+    for Target { endpoint, address, wanted } in targets {
+        merged
+            .entry(Asked { endpoint, address })
+            .and_modify(|all| {
+                if *all != wanted {
+                    Arc::make_mut(all).extend_from(&wanted);
                 }
             })
-            .or_insert(Plan { interval, wanted });
+            .or_insert(wanted);
     }
-    plans
+    merged
 }
 
 /// One endpoint of one pod, asked until its task is aborted.
 struct Endpoint {
     shared: Arc<Shared>,
-    pod: PodKey,
+    key: EndpointKey,
     url: String,
     /// Where in an interval this endpoint is asked; the same after every restart.
     spread: u64,
 }
 
 impl Endpoint {
-    fn new(shared: Arc<Shared>, key: &EndpointKey) -> Self {
+    fn new(shared: Arc<Shared>, asked: &Asked) -> Self {
         let mut hasher = DefaultHasher::new();
-        key.hash(&mut hasher);
-        let url = format!("http://{}{}", key.address, key.path);
-        Self { shared, pod: key.pod.clone(), url, spread: hasher.finish() }
+        asked.hash(&mut hasher);
+        let key = asked.endpoint.clone();
+        let url = format!("http://{}{}", asked.address, key.path);
+        Self { shared, key, url, spread: hasher.finish() }
     }
 
-    async fn run(self, mut plans: watch::Receiver<Plan>) {
+    async fn run(self, mut wanted: watch::Receiver<Arc<Wanted>>) {
         let mut due = Instant::now();
         loop {
-            let plan = plans.borrow_and_update().clone();
-            let batch = self.attempt(&plan).await;
+            let now_wanted = wanted.borrow_and_update().clone();
+            let batch = self.attempt(&now_wanted).await;
             // Waits while the reader lags, so that there is never more than this one batch.
             if self.shared.batches.send(batch).await.is_err() {
                 return;
             }
-            let rhythm = Rhythm::new(self.shared.epoch, plan.interval, self.spread);
+            let rhythm = Rhythm::new(self.shared.epoch, self.key.interval, self.spread);
             due = rhythm.after(due, Instant::now());
             tokio::select! {
                 () = sleep_until(due) => {}
-                changed = plans.changed() => match changed {
+                changed = wanted.changed() => match changed {
                     Ok(()) => due = Instant::now(),
                     Err(_) => return,
                 },
@@ -199,10 +192,10 @@ impl Endpoint {
         }
     }
 
-    async fn attempt(&self, plan: &Plan) -> Batch {
+    async fn attempt(&self, wanted: &Arc<Wanted>) -> Batch {
         let started = Instant::now();
-        let deadline = plan.interval.min(MAX_DEADLINE);
-        let outcome = match timeout(deadline, self.collect(plan, deadline)).await {
+        let deadline = self.key.interval.min(MAX_DEADLINE);
+        let outcome = match timeout(deadline, self.collect(wanted, deadline)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(CollectFailure::Timeout(deadline)),
         };
@@ -215,11 +208,15 @@ impl Endpoint {
             }
         };
         let now = self.shared.clock.now();
-        let pod = self.pod.clone();
-        Batch { pod, arrived: now.monotonic, arrived_at: now.wall, outcome, dropped }
+        let endpoint = self.key.clone();
+        Batch { endpoint, arrived: now.monotonic, arrived_at: now.wall, outcome, dropped }
     }
 
-    async fn collect(&self, plan: &Plan, deadline: Duration) -> Result<Parsed, CollectFailure> {
+    async fn collect(
+        &self,
+        wanted: &Arc<Wanted>,
+        deadline: Duration,
+    ) -> Result<Parsed, CollectFailure> {
         let mut response = self
             .shared
             .client
@@ -234,9 +231,9 @@ impl Endpoint {
         }
         let body = read_body(&mut response, self.shared.limits.body_bytes).await?;
         if body.len() <= PARSE_IN_PLACE_BYTES {
-            return parse(&body, &plan.wanted, &self.shared.limits, answered_at);
+            return parse(&body, wanted, &self.shared.limits, answered_at);
         }
-        let (wanted, limits) = (plan.wanted.clone(), self.shared.limits);
+        let (wanted, limits) = (wanted.clone(), self.shared.limits);
         tokio::task::spawn_blocking(move || parse(&body, &wanted, &limits, answered_at))
             .await
             .unwrap_or_else(|error| Err(CollectFailure::Interrupted(error.to_string())))

@@ -1,6 +1,6 @@
-//! The window of one pod: its series by family, and how its collection went.
+//! The window of one endpoint of a pod: its series by family, and how its collection went.
 //!
-//! In: the pod's batches. Out: live series of a family, the newest new point, the last failure. Never: a series that
+//! In: the endpoint's batches. Out: live series of a family, the newest new point, the last failure. Never: a series that
 //! the last good batch did not have.
 
 use std::collections::BTreeMap;
@@ -37,7 +37,7 @@ struct Family {
     batch_before: u32,
 }
 
-/// What is kept of one pod.
+/// What is kept of one pod, as one of its endpoints tells it.
 #[derive(Clone, Debug, Default)]
 pub struct PodWindow {
     families: BTreeMap<MetricName, Family>,

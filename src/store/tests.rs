@@ -1,13 +1,18 @@
 //! Facts about windows, resets, repeated and late points, ended series and bounds.
 
 use super::*;
-use crate::sample::{CollectFailure, DropReason, Dropped, MetricName, Sample, SeriesKey};
+use crate::sample::{CollectFailure, DropReason, Dropped, MetricName, PodKey, Sample, SeriesKey};
 use crate::time::{Moment, Timestamp};
 
 const GAP: Duration = Duration::from_millis(500);
 
-fn pod() -> PodKey {
-    PodKey("uid".into())
+fn endpoint_of(uid: &str) -> EndpointKey {
+    let interval = Duration::from_secs(1);
+    EndpointKey { pod: PodKey(uid.into()), port: 9469, path: "/metrics".into(), interval }
+}
+
+fn pod() -> EndpointKey {
+    endpoint_of("uid")
 }
 
 fn sample(name: &str, labels: &[(&str, &str)], at: i64, value: f64) -> Sample {
@@ -19,7 +24,7 @@ fn sample(name: &str, labels: &[(&str, &str)], at: i64, value: f64) -> Sample {
 /// A good batch that arrives at `second`.
 fn batch(second: i64, samples: Vec<Sample>) -> Batch {
     Batch {
-        pod: pod(),
+        endpoint: pod(),
         arrived: Moment::after_start(Duration::from_secs(second.unsigned_abs())),
         arrived_at: Timestamp::from_millis(second * 1000),
         outcome: Ok(samples),
@@ -196,7 +201,7 @@ fn everything_is_bounded_and_what_is_dropped_is_counted() {
         store.record(&batch(second, series.to_vec()));
     }
     store.record(&Batch {
-        pod: PodKey("other".into()),
+        endpoint: endpoint_of("other"),
         ..batch(10, vec![sample("a", &[], 10, 1.0)])
     });
     let stats = store.stats();
@@ -215,4 +220,26 @@ fn points_and_ended_series_leave_with_the_history() {
     assert_eq!(store.stats().series, 2);
     store.record(&batch(200, vec![sample("b", &[], 200, 1.0)]));
     assert_eq!(store.stats().series, 1);
+}
+
+#[test]
+fn two_endpoints_of_one_pod_never_mix_their_series() {
+    let of = |endpoint: &EndpointKey, second, value| Batch {
+        endpoint: endpoint.clone(),
+        ..batch(second, vec![sample("g", &[], second, value)])
+    };
+    let here = pod();
+    let elsewhere = [
+        EndpointKey { port: 8080, ..pod() },
+        EndpointKey { path: "/app".into(), ..pod() },
+        EndpointKey { interval: Duration::from_secs(5), ..pod() },
+    ];
+    let mut store = store([of(&here, 1, 1.0)]);
+    for (second, other) in (2..).zip(&elsewhere) {
+        store.record(&of(other, second, 100.0));
+    }
+    store.record(&Batch { outcome: Err(CollectFailure::Status(500)), ..of(&elsewhere[0], 9, 0.0) });
+    assert_eq!(only(&store, "g").points().len(), 1);
+    assert_eq!(store.pod(&here).expect("recorded").last_failure(), None);
+    assert_eq!(store.stats().pods, 4);
 }

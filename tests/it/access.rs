@@ -1,10 +1,14 @@
 //! Who may read what: the adapter against the real API server's certificates, tokens and RBAC.
 
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
+use headroom::agent::{Agent, ClusterAccess};
 use serde_json::Value;
 
 use crate::support::direct::{Answer, DirectClient, Identity};
-use crate::support::shared::{run, share};
+use crate::support::shared::{eventually, run, share};
 
 const PATH: &str = "/apis/external.metrics.k8s.io/v1beta1/namespaces/access/headroom_demand";
 const ADMIN: [(&str, &str); 2] = [("X-Remote-User", "root"), ("X-Remote-Group", "system:masters")];
@@ -100,6 +104,46 @@ fn the_api_server_refuses_a_user_without_a_role_before_the_adapter_does() {
             cluster.plane.kubectl(&["get", "--raw", "/apis/external.metrics.k8s.io/v1beta1"])?;
         let list: Value = serde_json::from_str(&discovery)?;
         ensure!(list["kind"] == "APIResourceList", "{list}");
+        Ok(())
+    });
+}
+
+#[test]
+fn the_profiles_of_an_agent_are_for_those_whom_the_cluster_lets_read_them() {
+    run(async {
+        let cluster = share().await?;
+        let access = ClusterAccess::new(cluster.plane.client(), Vec::new());
+        let free_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let agent = Agent::builder().service("guarded").bind(free_port).authenticator(access);
+        let agent = agent.start()?;
+        let client = reqwest::Client::builder().no_proxy().build()?;
+        let ask = async |method: reqwest::Method, path: &str, token: &str| {
+            let request = client.request(method, format!("http://{}{path}", agent.local_addr()));
+            anyhow::Ok(request.bearer_auth(token).send().await?.status().as_u16())
+        };
+        let (get, post) = (reqwest::Method::GET, reqwest::Method::POST);
+        let token = cluster.plane.token("default", "default").await?;
+        let (read, change) = ("/debug/pprof/cmdline", "/debug/headroom/capture");
+        for (token, expected) in [("not.a.token", 401), (token.as_str(), 403)] {
+            let status = ask(get.clone(), read, token).await?;
+            ensure!(status == expected, "{status} instead of {expected}");
+        }
+        let role = ["create", "clusterrole", "profile-reader"];
+        cluster
+            .plane
+            .kubectl(&[&role[..], &["--verb=get", "--non-resource-url=/debug/*"]].concat())?;
+        let binding = ["create", "clusterrolebinding", "profile-reader"];
+        let to = ["--clusterrole=profile-reader", "--serviceaccount=default:default"];
+        cluster.plane.kubectl(&[&binding[..], &to].concat())?;
+        eventually(Duration::from_secs(20), "the right to read", async || {
+            Ok(Some(ask(get.clone(), read, &token).await?).filter(|status| *status == 200))
+        })
+        .await?;
+        let status = ask(post, change, &token).await?;
+        ensure!(status == 403, "who may read may not change: {status}");
+        let metrics = ask(get, "/metrics", "").await?;
+        ensure!(metrics == 200, "metrics are not guarded: {metrics}");
+        tokio::task::spawn_blocking(move || agent.shutdown()).await?;
         Ok(())
     });
 }

@@ -7,39 +7,24 @@ use anyhow::{Result, ensure};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
-use kube::api::{ListParams, Patch, PatchParams, PostParams};
+use kube::api::{ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
 use crate::support::kubelet::CgroupSupport;
 use crate::support::shared::{Cluster, eventually, run, share};
+use crate::support::workload::{self, deployment};
 
 const WAIT: Duration = Duration::from_secs(30);
 
-fn deployment(name: &str, replicas: u32, command: &[&str], resources: &Value) -> Value {
-    json!({
-        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name},
-        "spec": {
-            "replicas": replicas,
-            "selector": {"matchLabels": {"app": name}},
-            "template": {
-                "metadata": {"labels": {"app": name}},
-                "spec": {
-                    "terminationGracePeriodSeconds": 1,
-                    "containers": [{
-                        "name": "main", "image": "none", "command": command,
-                        "resources": resources,
-                        "env": [{"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}],
-                    }],
-                },
-            },
-        },
-    })
-}
-
-async fn create(cluster: &Cluster, namespace: &str, body: Value) -> Result<()> {
-    let deployments = Api::<Deployment>::namespaced(cluster.plane.client(), namespace);
-    deployments.create(&PostParams::default(), &serde_json::from_value(body)?).await?;
-    Ok(())
+async fn create(
+    cluster: &Cluster,
+    namespace: &str,
+    name: &str,
+    replicas: i32,
+    container: Value,
+) -> Result<()> {
+    let body = deployment(name, replicas, container);
+    workload::create(cluster.plane.client(), namespace, body).await.map(drop)
 }
 
 async fn ready_pods(cluster: &Cluster, namespace: &str, wanted: usize) -> Result<Vec<Pod>> {
@@ -62,7 +47,7 @@ fn pods_of_a_deployment_are_processes_that_end_with_them() {
         let cluster = share().await?;
         let namespace = "ground-life";
         cluster.namespace(namespace).await?;
-        create(&cluster, namespace, deployment("sleep", 2, &["sleep", "1000"], &json!({}))).await?;
+        create(&cluster, namespace, "sleep", 2, json!({"command": ["sleep", "1000"]})).await?;
         let pods = ready_pods(&cluster, namespace, 2).await?;
         let addresses: Vec<_> =
             pods.iter().filter_map(|pod| pod.status.as_ref()?.pod_ip.clone()).collect();
@@ -92,7 +77,7 @@ fn a_pod_that_ignores_sigterm_is_killed_after_its_grace_period() {
         let namespace = "ground-grace";
         cluster.namespace(namespace).await?;
         let stubborn = ["sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"];
-        create(&cluster, namespace, deployment("stubborn", 1, &stubborn, &json!({}))).await?;
+        create(&cluster, namespace, "stubborn", 1, json!({"command": stubborn})).await?;
         ready_pods(&cluster, namespace, 1).await?;
         let processes = cluster.kubelet.processes(namespace);
         let deployments = Api::<Deployment>::namespaced(cluster.plane.client(), namespace);
@@ -112,7 +97,7 @@ fn a_container_that_ends_is_started_again_and_counted() {
         let namespace = "ground-crash";
         cluster.namespace(namespace).await?;
         let crash = ["sh", "-c", "sleep 0.3; exit 3"];
-        create(&cluster, namespace, deployment("crash", 1, &crash, &json!({}))).await?;
+        create(&cluster, namespace, "crash", 1, json!({"command": crash})).await?;
         let pods = Api::<Pod>::namespaced(cluster.plane.client(), namespace);
         eventually(WAIT, "two restarts", async || {
             let listed = pods.list(&ListParams::default()).await?.items;
@@ -135,9 +120,11 @@ fn a_cpu_limit_holds_for_a_pod_that_wants_more() {
         }
         let namespace = "ground-limit";
         cluster.namespace(namespace).await?;
-        let limits = json!({"limits": {"cpu": "100m", "memory": "64Mi"}});
-        let burn = ["sh", "-c", "while :; do :; done"];
-        create(&cluster, namespace, deployment("burn", 1, &burn, &limits)).await?;
+        let burn = json!({
+            "command": ["sh", "-c", "while :; do :; done"],
+            "resources": {"limits": {"cpu": "100m", "memory": "64Mi"}},
+        });
+        create(&cluster, namespace, "burn", 1, burn).await?;
         ready_pods(&cluster, namespace, 1).await?;
         let processes = cluster.kubelet.processes(namespace);
         let id = *processes.values().next().expect("one pod is ready");

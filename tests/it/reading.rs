@@ -32,7 +32,7 @@ async fn workload(cluster: &Cluster, namespace: &str) -> Result<()> {
     cluster.namespace(namespace).await?;
     let client = cluster.plane.client();
     let exporter = Exporter::new(&cluster.plane, namespace, METRICS)?;
-    create(client.clone(), namespace, exporter.deployment(NAME, 2)?).await?;
+    create(client.clone(), namespace, exporter.deployment(NAME, 2)).await?;
     let signals = json!([
         {"name": "tasks", "base": "0", "tasks": {"threshold": "100"}},
         {"name": "heap", "base": "0", "heap": {"threshold": "10M"}},

@@ -1,5 +1,6 @@
 //! Every signal scales a real Deployment through the real HPA: up with the load, and back.
 
+use std::io::Write as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -13,7 +14,8 @@ use crate::support::constant_adapter::ConstantAdapter;
 use crate::support::control_plane::ControlPlaneOptions;
 use crate::support::kubelet::CgroupSupport;
 use crate::support::load::{Load, LoadDriver};
-use crate::support::shared::{Cluster, alone, eventually, run};
+use crate::support::played::played_because;
+use crate::support::shared::{Cluster, alone, eventually, run, share};
 use crate::support::timeline::{Expectation, Recorder};
 use crate::support::workload::{PolicyOptions, SampleOptions, create, policy, sample_deployment};
 
@@ -29,20 +31,40 @@ struct Case {
     quiet: Option<(Load, Duration)>,
     load: Load,
     right: i32,
+    /// Why the pods play their CPU limit, if they do.
+    played: Option<String>,
 }
 
 impl Case {
     fn new(namespace: &'static str, signal: Value, load: Load, right: i32) -> Self {
-        Self { namespace, signal, limits: json!({}), quiet: None, load, right }
+        Self { namespace, signal, limits: json!({}), quiet: None, load, right, played: None }
+    }
+
+    /// The case in results and the name of its artefact.
+    fn title(&self) -> String {
+        match &self.played {
+            Some(why) => format!("{} with played pods ({why})", self.namespace),
+            None => self.namespace.to_owned(),
+        }
     }
 }
 
-fn cases(idle_heap_bytes: f64) -> [Case; 6] {
+/// Idleness of `quiet`, then 225m of CPU in all: 38 times 5 ms and the request's own 0.55 ms, and 6 idle pods of 2m each.
+fn cpu_case(namespace: &'static str, quiet: Duration, played: Option<String>) -> Case {
+    let cpu = |per_second| Load::Requests { path: "/cpu?milliseconds=5", per_second };
+    Case {
+        limits: json!({"cpu": "50m"}),
+        quiet: Some((cpu(4.0), quiet)),
+        played,
+        ..Case::new(namespace, json!({"name": "cpu", "cpu": {"threshold": "40m"}}), cpu(38.0), 6)
+    }
+}
+
+fn cases(idle_heap_bytes: f64, cgroups: &CgroupSupport) -> [Case; 6] {
     let seconds = Duration::from_secs;
     let heap_threshold = idle_heap_bytes + 100.0 * MEBIBYTE;
     let whole = |bytes: f64| format!("{bytes:.0}");
     let work = |per_second| Load::Requests { path: "/work?milliseconds=100", per_second };
-    let cpu = |per_second| Load::Requests { path: "/cpu?milliseconds=5", per_second };
     [
         Case::new(
             "scales-tasks",
@@ -79,17 +101,7 @@ fn cases(idle_heap_bytes: f64) -> [Case; 6] {
                 5,
             )
         },
-        Case {
-            limits: json!({"cpu": "50m"}),
-            quiet: Some((cpu(4.0), seconds(60))),
-            ..Case::new(
-                "scales-cpu",
-                json!({"name": "cpu", "cpu": {"threshold": "40m"}}),
-                // 225m in all: 38 times 5 ms and the request's own 0.55 ms, and 6 idle pods of 2m each.
-                cpu(38.0),
-                6,
-            )
-        },
+        cpu_case("scales-cpu", seconds(60), played_because(cgroups)),
     ]
 }
 
@@ -98,19 +110,29 @@ fn cases(idle_heap_bytes: f64) -> [Case; 6] {
 struct Times {
     up_within: Duration,
     load: Duration,
-    down_within: Duration,
+    /// `None`: the way down is not looked at.
+    down_within: Option<Duration>,
 }
 
 const TIMES: Times = Times {
     up_within: Duration::from_secs(60),
     load: Duration::from_secs(75),
-    down_within: Duration::from_secs(60),
+    down_within: Some(Duration::from_secs(60)),
 };
+
+/// Past the test harness, which keeps to itself what a passing test prints.
+fn say_if_played(case: &Case) -> Result<()> {
+    if case.played.is_some() {
+        writeln!(std::io::stderr(), "{}: as expected", case.title())?;
+    }
+    Ok(())
+}
 
 async fn deploy(cluster: &Cluster, case: &Case) -> Result<()> {
     let sample = SampleOptions {
         startup_delay: Duration::from_secs(10),
         limits: case.limits.clone(),
+        played: case.played.is_some(),
         ..SampleOptions::default()
     };
     cluster.namespace(case.namespace).await?;
@@ -121,7 +143,7 @@ async fn deploy(cluster: &Cluster, case: &Case) -> Result<()> {
 /// Runs the load of a case; the faults of what was seen.
 async fn scale(cluster: &Cluster, case: &Case, times: Times) -> Result<Vec<String>> {
     let client = cluster.plane.client();
-    let recorder = Recorder::start(client.clone(), case.namespace, NAME);
+    let recorder = Recorder::start(client.clone(), case.namespace, NAME).titled(case.title());
     eventually(Duration::from_secs(60), "a ready pod", async || {
         Ok(recorder.newest().filter(|row| row.ready >= 1).map(drop))
     })
@@ -139,7 +161,9 @@ async fn scale(cluster: &Cluster, case: &Case, times: Times) -> Result<Vec<Strin
     recorder.mark(&driver.outcome());
     drop(driver);
     recorder.load_ends();
-    sleep(times.down_within + Duration::from_secs(2)).await;
+    if let Some(down_within) = times.down_within {
+        sleep(down_within + Duration::from_secs(2)).await;
+    }
     let timeline = recorder.finish()?;
     let expectation = Expectation {
         min: 1,
@@ -184,14 +208,10 @@ async fn all_at_once(cluster: &Cluster, cases: &[Case]) -> Result<Vec<String>> {
     let mut report = Vec::new();
     for (case, outcome) in cases.iter().zip(futures::future::join_all(runs).await) {
         match outcome {
-            Ok(faults) if faults.is_empty() => {}
-            Ok(faults) => report.push(format!("{}:\n  {}", case.namespace, faults.join("\n  "))),
-            Err(error) => report.push(format!("{}: {error:#}", case.namespace)),
+            Ok(faults) if faults.is_empty() => say_if_played(case)?,
+            Ok(faults) => report.push(format!("{}:\n  {}", case.title(), faults.join("\n  "))),
+            Err(error) => report.push(format!("{}: {error:#}", case.title())),
         }
-    }
-    if let CgroupSupport::Unavailable(reason) = cluster.kubelet.cgroups() {
-        // Not left out in silence: without the limit the pods of the CPU case never saturate.
-        report.push(format!("scales-cpu: no CPU limit is enforced here: {reason}"));
     }
     for case in cases {
         cluster.delete_namespace(case.namespace).await?;
@@ -206,7 +226,7 @@ fn every_signal_scales_up_with_its_load_and_back() {
     run(async {
         let cluster = alone().await?;
         drop(cluster.adapter().await?);
-        let cases = cases(idle_heap_bytes(&cluster).await?);
+        let cases = cases(idle_heap_bytes(&cluster).await?, cluster.kubelet.cgroups());
         let mut report = all_at_once(&cluster, &cases).await?;
         if !report.is_empty() {
             eprintln!("REPEATED, since the first attempt saw:\n{}", report.join("\n"));
@@ -221,13 +241,37 @@ fn every_signal_scales_up_with_its_load_and_back() {
     });
 }
 
+/// Where pods get cgroups the check above plays nothing. Here they always do, so that the player stays true.
+#[test]
+fn pods_that_play_their_cpu_limit_scale_as_limited_ones_do() {
+    run(async {
+        let cluster = share().await?;
+        drop(cluster.adapter().await?);
+        let (quiet, why) = (Duration::from_secs(30), "always in this test".to_owned());
+        let case = cpu_case("scales-played", quiet, Some(why));
+        deploy(&cluster, &case).await?;
+        let policy = policy(NAME, &json!([case.signal]), &PolicyOptions::default());
+        create(cluster.plane.client(), case.namespace, policy).await?;
+        let times = Times {
+            up_within: Duration::from_secs(45),
+            load: Duration::from_secs(55),
+            // As slow as for every other signal, so that it need not be seen again.
+            down_within: None,
+        };
+        let faults = scale(&cluster, &case, times).await?;
+        cluster.delete_namespace(case.namespace).await?;
+        ensure!(faults.is_empty(), "{}:\n  {}", case.title(), faults.join("\n  "));
+        say_if_played(&case)
+    });
+}
+
 /// The check above is worth something only if it fails where nobody looks at the pods. A control plane
 /// of its own: the shared one's API is the adapter's.
 #[test]
 fn an_adapter_that_serves_a_constant_fails_the_same_check() {
     run(async {
         let cluster = Cluster::start(ControlPlaneOptions::new("constant")?).await?;
-        let first = cases(0.0).into_iter().next().context("a case")?;
+        let first = cases(0.0, cluster.kubelet.cgroups()).into_iter().next().context("a case")?;
         let case = Case { namespace: "scales-constant", ..first };
         let constant = ConstantAdapter::start(6).await?;
         constant.register(&cluster.plane)?;
@@ -236,7 +280,7 @@ fn an_adapter_that_serves_a_constant_fails_the_same_check() {
         let times = Times {
             up_within: Duration::from_secs(20),
             load: Duration::from_secs(25),
-            down_within: Duration::from_secs(35),
+            down_within: Some(Duration::from_secs(35)),
         };
         let faults = scale(&cluster, &case, times).await?;
         for expected in ["before the load", "35s after the load"] {

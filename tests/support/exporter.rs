@@ -12,7 +12,9 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use super::control_plane::ControlPlane;
+use super::programs::this_binary;
 use super::shared::run;
+use super::workload::deployment;
 
 const FILE: &str = "HEADROOM_TEST_METRICS_FILE";
 
@@ -45,37 +47,14 @@ impl Exporter {
     }
 
     /// A Deployment whose pods show it.
-    ///
-    /// # Errors
-    /// This binary's path is unknown.
-    pub(crate) fn deployment(&self, name: &str, replicas: i32) -> Result<Value> {
-        let binary = std::env::current_exe()?;
-        Ok(json!({
-            "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name},
-            "spec": {
-                "replicas": replicas,
-                "selector": {"matchLabels": {"app": name}},
-                "template": {
-                    "metadata": {"labels": {"app": name}},
-                    "spec": {
-                        "terminationGracePeriodSeconds": 1,
-                        "containers": [{
-                            "name": "exporter",
-                            "image": "none",
-                            "command": [binary, "--ignored", "--exact", "support::exporter::container"],
-                            "env": [
-                                {"name": FILE, "value": self.file},
-                                {"name": "POD_IP",
-                                 "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
-                            ],
-                            "ports": [{"name": "metrics", "containerPort": 9469}],
-                            "readinessProbe": {"httpGet": {"path": "/ready", "port": "metrics"},
-                                               "periodSeconds": 1},
-                        }],
-                    },
-                },
-            },
-        }))
+    pub(crate) fn deployment(&self, name: &str, replicas: i32) -> Value {
+        let container = json!({
+            "command": this_binary("support::exporter::container"),
+            "env": [{"name": FILE, "value": self.file}],
+            "ports": [{"name": "metrics", "containerPort": 9469}],
+            "readinessProbe": {"httpGet": {"path": "/ready", "port": "metrics"}, "periodSeconds": 1},
+        });
+        deployment(name, replicas, container)
     }
 }
 

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
+use serde_json::{Value, json};
 
 /// Our own binary, built by Cargo for this test.
 pub(crate) const HEADROOM: &str = env!("CARGO_BIN_EXE_headroom");
@@ -14,6 +15,12 @@ pub(crate) const HEADROOM: &str = env!("CARGO_BIN_EXE_headroom");
 /// The checkout.
 pub(crate) fn checkout() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The command of a container that runs an ignored test of this binary.
+pub(crate) fn this_binary(test: &str) -> Value {
+    let binary = std::env::current_exe().expect("/proc is mounted, or no pod's process is found");
+    json!([binary, "--ignored", "--exact", test])
 }
 
 /// The path of `etcd`, `kube-apiserver`, `kube-controller-manager` or `kubectl`, built if need be:

@@ -1,4 +1,4 @@
-//! The objects of a test's workload: the sample service's Deployment and its ScalingPolicy.
+//! The objects of a test's workload: a Deployment, mostly of the sample service, and its ScalingPolicy.
 //!
 //! In: what differs between tests. Out: JSON for the API server. Never: a default that hides what is tested.
 
@@ -10,7 +10,8 @@ use kube::api::{ApiResource, DynamicObject, GroupVersionKind, PostParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 
-use super::programs::HEADROOM;
+use super::played;
+use super::programs::{HEADROOM, this_binary};
 
 /// How the sample service runs.
 #[derive(Clone, Debug)]
@@ -21,54 +22,67 @@ pub(crate) struct SampleOptions {
     pub(crate) startup_delay: Duration,
     /// `resources.limits`.
     pub(crate) limits: Value,
+    /// In its place runs a process that [plays](super::played) the CPU limit, which nothing enforces.
+    pub(crate) played: bool,
 }
 
 impl Default for SampleOptions {
     fn default() -> Self {
-        Self { replicas: 1, startup_delay: Duration::ZERO, limits: json!({}) }
+        Self { replicas: 1, startup_delay: Duration::ZERO, limits: json!({}), played: false }
     }
+}
+
+/// A Deployment whose pods run this container, which is told its address as POD_IP.
+pub(crate) fn deployment(name: &str, replicas: i32, mut container: Value) -> Value {
+    let mut variables =
+        vec![json!({"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}})];
+    variables.extend(container["env"].as_array().cloned().unwrap_or_default());
+    container["env"] = variables.into();
+    container["name"] = "main".into();
+    container["image"] = "none".into();
+    json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name},
+        "spec": {
+            "replicas": replicas,
+            "selector": {"matchLabels": {"app": name}},
+            "template": {
+                "metadata": {"labels": {"app": name}},
+                "spec": {"terminationGracePeriodSeconds": 2, "containers": [container]},
+            },
+        },
+    })
 }
 
 /// A Deployment of the sample service with the agent inside.
 pub(crate) fn sample_deployment(name: &str, options: &SampleOptions) -> Value {
-    let address = json!({"fieldRef": {"fieldPath": "status.podIP"}});
-    json!({
-        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name},
-        "spec": {
-            "replicas": options.replicas,
-            "selector": {"matchLabels": {"app": name}},
-            "template": {
-                "metadata": {"labels": {"app": name}},
-                "spec": {
-                    "terminationGracePeriodSeconds": 2,
-                    "containers": [{
-                        "name": "sample",
-                        "image": "headroom",
-                        "command": [HEADROOM, "demo", "--service-only"],
-                        "env": [
-                            {"name": "POD_IP", "valueFrom": address},
-                            {"name": "HEADROOM_SERVICE_BIND", "value": "$(POD_IP):8000"},
-                            {"name": "HEADROOM_AGENT_BIND", "value": "$(POD_IP):9469"},
-                            {"name": "HEADROOM_SERVICE_STARTUP_DELAY",
-                             "value": format!("{}s", options.startup_delay.as_secs())},
-                        ],
-                        "ports": [
-                            {"name": "http", "containerPort": 8000},
-                            {"name": "metrics", "containerPort": 9469},
-                        ],
-                        "resources": {"limits": options.limits},
-                        "readinessProbe": {
-                            "httpGet": {"path": "/ready", "port": "http"},
-                            "periodSeconds": 1,
-                            // A throttled pod is slow, not gone.
-                            "timeoutSeconds": 5,
-                            "failureThreshold": 6,
-                        },
-                    }],
-                },
-            },
+    let mut container = json!({
+        "command": [HEADROOM, "demo", "--service-only"],
+        "env": [
+            {"name": "HEADROOM_SERVICE_BIND", "value": "$(POD_IP):8000"},
+            {"name": "HEADROOM_AGENT_BIND", "value": "$(POD_IP):9469"},
+            {"name": "HEADROOM_SERVICE_STARTUP_DELAY",
+             "value": format!("{}s", options.startup_delay.as_secs())},
+            {"name": played::LIMIT, "value": options.limits["cpu"]},
+        ],
+        "ports": [
+            {"name": "http", "containerPort": 8000},
+            {"name": "metrics", "containerPort": 9469},
+        ],
+        "resources": {"limits": options.limits},
+        "readinessProbe": {
+            "httpGet": {"path": "/ready", "port": "http"},
+            "periodSeconds": 1,
+            // A throttled pod is slow, not gone.
+            "timeoutSeconds": 5,
+            "failureThreshold": 6,
         },
-    })
+    });
+    if options.played {
+        container["command"] = this_binary("support::played::container");
+        // What is played must not be enforced as well.
+        container["resources"] = json!({});
+    }
+    deployment(name, options.replicas, container)
 }
 
 /// How a policy scales.

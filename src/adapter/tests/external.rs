@@ -1,7 +1,10 @@
 //! Cases 18, 19, 26 to 35, 38, 39, 42: the numbers, and the errors instead of them.
 
 use super::*;
-use crate::policy::{Quantile, Signal, SignalDecision, SignalKind, Threshold, Total, TotalKind};
+use crate::policy::{
+    LeftOut, LeftOutReason, Quantile, Signal, SignalDecision, SignalKind, Threshold, Total,
+    TotalKind,
+};
 use crate::units::TaskCount;
 
 fn signal(name: &str, demand: Result<f64, Unserved>) -> SignalDecision {
@@ -9,6 +12,7 @@ fn signal(name: &str, demand: Result<f64, Unserved>) -> SignalDecision {
         name: name.into(),
         demand,
         current: None,
+        coverage: Coverage { matched: 10, reporting: 10, expected: 10 },
         threshold: 1.0,
         base: 0.0,
         formula: String::new(),
@@ -300,11 +304,13 @@ async fn totals_are_served_in_their_own_unit_and_never_in_part() {
     let server = Running::start().await;
     let id = id("shop", "checkout");
     let mut decision = server.decision(&id, Ok(3.0));
+    let total = |kind, value| Total { kind, signal: "tasks".into(), value };
+    decision.signals = vec![signal("tasks", Ok(3.0))];
     decision.totals = vec![
-        Total { kind: TotalKind::Tasks, value: 15_000.0 },
-        Total { kind: TotalKind::HeapBytes, value: 2_147_483_648.0 },
-        Total { kind: TotalKind::AllocationBytesPerSecond, value: 2.5e8 },
-        Total { kind: TotalKind::CpuCores, value: 2.345 },
+        total(TotalKind::Tasks, 15_000.0),
+        total(TotalKind::HeapBytes, 2_147_483_648.0),
+        total(TotalKind::AllocationBytesPerSecond, 2.5e8),
+        total(TotalKind::CpuCores, 2.345),
     ];
     server.publish(&id, decision.clone());
     for (metric, value) in [
@@ -316,10 +322,28 @@ async fn totals_are_served_in_their_own_unit_and_never_in_part() {
         let answer = server.metric("shop", metric).await;
         assert_eq!(answer.items(), [format!("policy=checkout: {value}")], "{metric}");
     }
-    decision.coverage = Coverage { matched: 10, reporting: 7, expected: 10 };
+    // All pods answer, five of them without what the signal reads.
+    decision.signals[0].coverage = Coverage { matched: 10, reporting: 5, expected: 10 };
+    let left_out = |name: &str, reason| LeftOut {
+        name: name.into(),
+        reason,
+        silent_for: Some(Duration::from_secs(42)),
+    };
+    let without = |signal: &str| LeftOutReason::MissingFamily { signal: signal.into() };
+    decision.left_out = vec![
+        left_out("young", LeftOutReason::NotYetReported),
+        left_out("a", without("heap")),
+        left_out("b", without("tasks")),
+        left_out("c", LeftOutReason::Stale),
+    ];
     server.publish(&id, decision);
     let message = server.metric("shop", "headroom_tasks").await.status(503, "ServiceUnavailable");
-    assert!(message.contains("7 of 10 pods report"), "{message}");
+    assert_eq!(
+        message,
+        "headroom_tasks: policy shop/checkout: 5 of 10 pods report signal tasks, and a part is no total, while \
+         headroom_demand fills the gap; b: does not serve what signal tasks reads; c: answers, but its samples no longer \
+         change their time (newest sample 42 s ago); young: has not reported yet (newest sample 42 s ago); and 2 more"
+    );
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use serde_json::Value;
 
+use super::credentials::api;
 use crate::quantity::Quantity;
 use crate::sources::{Limits, Wanted, parse};
 use crate::time::wall_now;
@@ -63,10 +64,7 @@ impl Observer {
         Ok(Self {
             https: builder().tls_certs_only([ca]).build().context("cannot make an HTTPS client")?,
             http: builder().build().context("cannot make an HTTP client")?,
-            api: format!(
-                "https://{}/apis/external.metrics.k8s.io/v1beta1/namespaces/default",
-                endpoints.adapter
-            ),
+            api: api(endpoints.adapter),
             metrics: format!("http://{}/metrics", endpoints.agent),
             token: endpoints.token.to_owned(),
         })
@@ -115,7 +113,8 @@ impl Observer {
         let status = response.status();
         let body: Value = response.json().await.context("the answer is not JSON")?;
         if !status.is_success() {
-            return Err(anyhow!("{}", body["message"].as_str().unwrap_or("no message")));
+            let message = body["message"].as_str().unwrap_or("no message");
+            return Err(anyhow!("{}", brief(message)));
         }
         Ok(body["items"].as_array().cloned().unwrap_or_default())
     }
@@ -143,6 +142,15 @@ fn value(item: &Value) -> anyhow::Result<f64> {
     Ok(text.parse::<Quantity>()?.to_f64())
 }
 
+/// A refusal without the name of the policy, of which there is one here, and without since when and why: both are in the
+/// picture already.
+fn brief(message: &str) -> &str {
+    let message = message.split_once("policy default/sample: ").map_or(message, |(_, why)| why);
+    let rest = [", the newest sample", " since the adapter took up", "; "];
+    let end = rest.iter().filter_map(|part| message.find(part)).min();
+    &message[..end.unwrap_or(message.len())]
+}
+
 /// The innermost cause: "connection refused" says more than the chain around it.
 fn short(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
@@ -152,6 +160,27 @@ fn short(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         "no answer in time".to_owned()
     } else {
-        cause.to_string().to_lowercase()
+        let text = cause.to_string().to_lowercase();
+        text.split(" (os error").next().unwrap_or(&text).to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_one_clause_and_names_no_second_age() {
+        let check = |message, expected| assert_eq!(brief(message), expected);
+        let silent = "headroom_demand: policy default/sample: signal tasks: none of 1 pods reports, \
+                      the newest sample is of 2026-11-24T10:12:55Z, 9 s ago; sample: cannot connect";
+        check(silent, "signal tasks: none of 1 pods reports");
+        let second =
+            "headroom_demand: policy default/sample: signal cpu: waiting for its second sample";
+        check(second, "signal cpu: waiting for its second sample");
+        let none = "headroom_demand: policy default/sample: no sample of Deployment sample has arrived since the \
+                    adapter took up this policy";
+        check(none, "no sample of Deployment sample has arrived");
+        check("unauthorized", "unauthorized");
     }
 }

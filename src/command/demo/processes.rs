@@ -35,9 +35,9 @@ impl Process {
         Ok(Self { name, child })
     }
 
-    /// Its process id, for people who want to kill it.
-    pub(super) fn id(&self) -> u32 {
-        self.child.id()
+    /// Its name, and how people kill it, as long as it runs.
+    pub(super) fn kill_command(&mut self) -> Option<(&'static str, String)> {
+        (!self.ended()).then(|| (self.name, format!("kill {}", self.child.id())))
     }
 
     /// That it has ended and how, if it has.

@@ -32,9 +32,10 @@ impl Screen {
             return redraw(&fitting(view::picture(frame), size()?));
         }
         if self.frames == 0 {
-            let commands =
-                frame.commands.iter().map(|(what, command)| format!("{what}: {command}"));
-            print(&commands.collect::<Vec<_>>())?;
+            for (what, commands) in &frame.commands {
+                print(&[format!("{what}:")])?;
+                print(commands)?;
+            }
         }
         if self.frames.is_multiple_of(PLAIN_EVERY) {
             print(&[view::plain(frame)])?;

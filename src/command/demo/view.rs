@@ -21,8 +21,8 @@ pub(super) struct Frame<'a> {
     pub unknown_seconds: Option<u64>,
     /// Processes of the demo that have ended, and how.
     pub ended: Vec<String>,
-    /// The commands to copy.
-    pub commands: &'a [(&'static str, String)],
+    /// The commands to copy, by what they are for.
+    pub commands: Vec<(String, Vec<String>)>,
 }
 
 /// One signal.
@@ -68,9 +68,9 @@ pub(super) fn picture(frame: &Frame<'_>) -> Vec<String> {
         lines.push(format!("  {}", format!("/metrics does not answer: {error}").red()));
     }
     lines.push(String::new());
-    for (what, command) in frame.commands {
-        lines.push(format!("  {}", what.dim()));
-        lines.push(format!("    {command}"));
+    for (what, commands) in &frame.commands {
+        lines.push(format!("  {}", what.as_str().dim()));
+        lines.extend(commands.iter().map(|command| format!("    {command}")));
     }
     lines
 }
@@ -125,7 +125,6 @@ fn meter(demand: f64) -> String {
 fn demand_lines(frame: &Frame<'_>) -> Vec<String> {
     let Replicas { now, min, max, next_look_seconds } = frame.replicas;
     let replicas = format!("{now} replica{}", if now == 1 { "" } else { "s" }).bold();
-    let bounds = format!("(min {min}, max {max}; it looks again in {next_look_seconds} s)").dim();
     let top = match &frame.demand {
         Ok(demand) => {
             vec![format!("  demand    {:.2} pods   {}", demand, sparkline(frame.history).cyan())]
@@ -138,10 +137,13 @@ fn demand_lines(frame: &Frame<'_>) -> Vec<String> {
             None => vec![format!("  demand    not yet known: {why}")],
         },
     };
-    let hold =
-        if frame.demand.is_err() { " held: without a number an HPA changes nothing" } else { "" };
+    let next = if frame.demand.is_ok() {
+        format!("(min {min}, max {max}; it looks again in {next_look_seconds} s)").dim().to_string()
+    } else {
+        "held: without a number an HPA changes nothing".to_owned()
+    };
     let mut lines = top;
-    lines.push(format!("  an HPA    {replicas}{hold} {bounds}"));
+    lines.push(format!("  an HPA    {replicas} {next}"));
     lines
 }
 
@@ -180,7 +182,7 @@ mod tests {
             metrics_error: None,
             unknown_seconds: Some(9),
             ended: vec!["the adapter (process 7) has ended: signal: 9".into()],
-            commands: &[],
+            commands: Vec::new(),
         }
     }
 

@@ -17,7 +17,7 @@ use super::walk::{registers, walk};
 
 /// Collected ten times a second: room for 200 busy threads at 99 Hz. 1.7 MB, made for the first capture and kept, since a
 /// late signal may still use it.
-const SAMPLES: usize = 2048;
+pub(in crate::pprof) const SAMPLES: usize = 2048;
 static RING: OnceLock<Ring> = OnceLock::new();
 static SAMPLING: AtomicBool = AtomicBool::new(false);
 

@@ -10,6 +10,9 @@ pub(super) const ALL: &[Family] = &[
     TOKIO_SATURATION_RATIO,
     TOKIO_BLOCKED_WORKERS,
     TOKIO_SCHEDULING_DELAY,
+    TOKIO_WORKER_BUSY,
+    TOKIO_WORKER_CPU,
+    TOKIO_WORKER_RUNQUEUE_WAIT,
     HEAP_ALLOCATED,
     HEAP_ACTIVE,
     HEAP_RESIDENT,
@@ -18,6 +21,7 @@ pub(super) const ALL: &[Family] = &[
     PROCESS_CPU,
     PROCESS_RESIDENT_MEMORY,
     PROCESS_VIRTUAL_MEMORY,
+    PROCESS_VIRTUAL_MEMORY_MAX,
     PROCESS_OPEN_FDS,
     PROCESS_MAX_FDS,
     PROCESS_START_TIME,
@@ -33,7 +37,9 @@ pub(super) const ALL: &[Family] = &[
     CGROUP_MEMORY_EVENTS,
     PRESSURE_STALL,
     REQUEST_DURATION,
+    REQUEST_DURATION_QUANTILE,
     REQUESTS_IN_FLIGHT,
+    REQUESTS_STARTED,
     REQUEST_BUSY,
     AGENT_INFO,
     AGENT_SOURCE_AVAILABLE,
@@ -90,13 +96,40 @@ pub const TOKIO_BLOCKED_WORKERS: Family = Family {
     source: "tokio worker_total_busy_duration and worker_park_unpark_count, sampled every second",
 };
 
-/// Worst lateness of a task woken every 100 ms, over the last 5 seconds, a wake that is overdue included.
+/// Worst lateness of a task woken every 100 ms (10 ms while saturated) over the last 5 seconds, overdue wakes included.
 pub const TOKIO_SCHEDULING_DELAY: Family = Family {
     name: "tokio_scheduling_delay_seconds",
     kind: FamilyKind::Gauge,
     labels: &[],
-    help: "Worst lateness of a task woken every 100 ms, over the last 5 seconds, a wake that is overdue included",
+    help: "Worst lateness of a task woken every 100 ms (10 ms while saturated) over the last 5 seconds, overdue wakes included",
     source: "a task on the service's runtime",
+};
+
+/// Seconds that the worker was busy since the agent started, a poll that still runs included.
+pub const TOKIO_WORKER_BUSY: Family = Family {
+    name: "tokio_worker_busy_seconds_total",
+    kind: FamilyKind::Counter,
+    labels: &["worker"],
+    help: "Seconds that the worker was busy since the agent started, a poll that still runs included",
+    source: "tokio worker_total_busy_duration and worker_park_unpark_count, sampled every second",
+};
+
+/// Seconds that the worker's thread was on a core.
+pub const TOKIO_WORKER_CPU: Family = Family {
+    name: "tokio_worker_cpu_seconds_total",
+    kind: FamilyKind::Counter,
+    labels: &["worker"],
+    help: "Seconds that the worker's thread was on a core",
+    source: "/proc/self/task/*/schedstat, first field",
+};
+
+/// Seconds that the worker's thread was ready to run and waited for a core.
+pub const TOKIO_WORKER_RUNQUEUE_WAIT: Family = Family {
+    name: "tokio_worker_runqueue_wait_seconds_total",
+    kind: FamilyKind::Counter,
+    labels: &["worker"],
+    help: "Seconds that the worker's thread was ready to run and waited for a core",
+    source: "/proc/self/task/*/schedstat, second field",
 };
 
 /// Bytes that the service has allocated and not freed.
@@ -132,7 +165,7 @@ pub const HEAP_ALLOCATION_BYTES: Family = Family {
     kind: FamilyKind::Counter,
     labels: &[],
     help: "Bytes that the service has asked its allocator for since start",
-    source: "headroom::agent::Jemalloc as global allocator",
+    source: "headroom::agent::Jemalloc as global allocator, else jemalloc's nrequests of each size class",
 };
 
 /// Allocations since start.
@@ -141,7 +174,7 @@ pub const HEAP_ALLOCATIONS: Family = Family {
     kind: FamilyKind::Counter,
     labels: &[],
     help: "Allocations since start",
-    source: "headroom::agent::Jemalloc as global allocator",
+    source: "headroom::agent::Jemalloc as global allocator, else jemalloc's nrequests of each size class",
 };
 
 /// CPU time of the process, user and system, in seconds.
@@ -169,6 +202,15 @@ pub const PROCESS_VIRTUAL_MEMORY: Family = Family {
     labels: &[],
     help: "Virtual memory of the process in bytes",
     source: "/proc/self/stat",
+};
+
+/// Limit of virtual memory in bytes, absent without one.
+pub const PROCESS_VIRTUAL_MEMORY_MAX: Family = Family {
+    name: "process_virtual_memory_max_bytes",
+    kind: FamilyKind::Gauge,
+    labels: &[],
+    help: "Limit of virtual memory in bytes, absent without one",
+    source: "/proc/self/limits",
 };
 
 /// Open file descriptors.
@@ -225,39 +267,39 @@ pub const CGROUP_CPU_USAGE: Family = Family {
     source: "cpu.stat usage_usec (v2), cpuacct.usage (v1)",
 };
 
-/// Seconds that the cgroup's threads were throttled, summed over cores.
+/// Seconds that threads were throttled in the cgroup with the least quota, summed over cores.
 pub const CGROUP_CPU_THROTTLED: Family = Family {
     name: super::CGROUP_THROTTLED,
     kind: FamilyKind::Counter,
     labels: &[],
-    help: "Seconds that the cgroup's threads were throttled, summed over cores",
+    help: "Seconds that threads were throttled in the cgroup with the least quota, summed over cores",
     source: "cpu.stat throttled_usec (v2), throttled_time (v1)",
 };
 
-/// Enforcement periods of the CPU quota that have passed.
+/// Enforcement periods of the least CPU quota that have passed.
 pub const CGROUP_CPU_PERIODS: Family = Family {
     name: super::CGROUP_PERIODS,
     kind: FamilyKind::Counter,
     labels: &[],
-    help: "Enforcement periods of the CPU quota that have passed",
+    help: "Enforcement periods of the least CPU quota that have passed",
     source: "cpu.stat nr_periods",
 };
 
-/// Enforcement periods in which the cgroup was throttled.
+/// Enforcement periods in which the cgroup with the least quota was throttled.
 pub const CGROUP_CPU_THROTTLED_PERIODS: Family = Family {
     name: super::CGROUP_THROTTLED_PERIODS,
     kind: FamilyKind::Counter,
     labels: &[],
-    help: "Enforcement periods in which the cgroup was throttled",
+    help: "Enforcement periods in which the cgroup with the least quota was throttled",
     source: "cpu.stat nr_throttled",
 };
 
-/// CPU quota of the cgroup in cores, absent without one.
+/// Least CPU quota of the cgroup and its visible ancestors in cores, absent without one.
 pub const CGROUP_CPU_LIMIT: Family = Family {
     name: super::CGROUP_CPU_LIMIT,
     kind: FamilyKind::Gauge,
     labels: &[],
-    help: "CPU quota of the cgroup in cores, absent without one",
+    help: "Least CPU quota of the cgroup and its visible ancestors in cores, absent without one",
     source: "cpu.max (v2), cpu.cfs_quota_us and cpu.cfs_period_us (v1)",
 };
 
@@ -270,13 +312,13 @@ pub const CGROUP_MEMORY_WORKING_SET: Family = Family {
     source: "memory.current (v2), memory.usage_in_bytes (v1), memory.stat",
 };
 
-/// Memory limit of the cgroup in bytes, absent without one.
+/// Least memory limit of the cgroup and its visible ancestors in bytes, absent without one.
 pub const CGROUP_MEMORY_LIMIT: Family = Family {
     name: "cgroup_memory_limit_bytes",
     kind: FamilyKind::Gauge,
     labels: &[],
-    help: "Memory limit of the cgroup in bytes, absent without one",
-    source: "memory.max (v2), memory.limit_in_bytes (v1)",
+    help: "Least memory limit of the cgroup and its visible ancestors in bytes, absent without one",
+    source: "memory.max (v2), memory.stat hierarchical_memory_limit (v1)",
 };
 
 /// Times that the cgroup's memory met a boundary, by event: low, high, max, oom, oom_kill, oom_group_kill.
@@ -301,8 +343,17 @@ pub const PRESSURE_STALL: Family = Family {
 pub const REQUEST_DURATION: Family = Family {
     name: super::REQUEST_DURATION,
     kind: FamilyKind::Histogram,
-    labels: &["endpoint", "status_code", "error_type"],
+    labels: &["endpoint", "error_type", "status_code"],
     help: "Seconds from a request's arrival to the head of its response; an empty error_type is success",
+    source: "HttpLayer",
+};
+
+/// Quantiles of the request durations of the last 50 to 60 s, for people; absent without a request in them.
+pub const REQUEST_DURATION_QUANTILE: Family = Family {
+    name: "http_server_request_duration_quantile_seconds",
+    kind: FamilyKind::Gauge,
+    labels: &["endpoint", "quantile"],
+    help: "Quantiles of this process's request durations of the last 50 to 60 s, all outcomes; absent without a request in them, not to be averaged over processes",
     source: "HttpLayer",
 };
 
@@ -312,6 +363,15 @@ pub const REQUESTS_IN_FLIGHT: Family = Family {
     kind: FamilyKind::Gauge,
     labels: &["endpoint"],
     help: "Requests that have arrived and not been answered",
+    source: "HttpLayer",
+};
+
+/// Requests that have arrived; their rate is the arrival rate.
+pub const REQUESTS_STARTED: Family = Family {
+    name: "http_server_requests_started_total",
+    kind: FamilyKind::Counter,
+    labels: &["endpoint"],
+    help: "Requests that have arrived; their rate is the arrival rate",
     source: "HttpLayer",
 };
 

@@ -19,10 +19,20 @@ pub(super) struct Location {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Controller {
     pub(super) directory: PathBuf,
+    /// Where the hierarchy is mounted: its root, or the root of what this process may see of it.
+    pub(super) mount_point: PathBuf,
     /// Version 2: one hierarchy for all controllers.
     pub(super) unified: bool,
     /// The root of the hierarchy: the whole machine.
     pub(super) is_root: bool,
+}
+
+impl Controller {
+    /// The cgroups above this one that are visible, the nearest first.
+    pub(super) fn ancestors(&self) -> impl Iterator<Item = &Path> {
+        let above = self.directory.ancestors().skip(1);
+        above.take_while(|directory| directory.starts_with(&self.mount_point))
+    }
 }
 
 impl Location {
@@ -34,16 +44,17 @@ impl Location {
         root: &Path,
         is_root: impl Fn(&Path, bool) -> bool,
     ) -> Self {
-        let place = |directory: PathBuf, unified| Controller {
+        let place = |(mount_point, directory): (PathBuf, PathBuf), unified| Controller {
             is_root: is_root(&directory, unified),
             directory,
+            mount_point,
             unified,
         };
         let unified = membership
             .lines()
             .find_map(|line| line.strip_prefix("0::"))
             .and_then(|path| mounted(mounts, path, root, |mount| mount.kind == "cgroup2"))
-            .map(|directory| place(directory, true));
+            .map(|found| place(found, true));
         let controller = |name: &str| {
             let listed = |list: &str| list.split(',').any(|listed| listed == name);
             let v1 = membership.lines().find_map(|line| {
@@ -55,8 +66,7 @@ impl Location {
                 Some(path) => {
                     let of_controller =
                         |mount: &Mount<'_>| mount.kind == "cgroup" && listed(mount.options);
-                    mounted(mounts, path, root, of_controller)
-                        .map(|directory| place(directory, false))
+                    mounted(mounts, path, root, of_controller).map(|found| place(found, false))
                 }
                 None => unified.clone(),
             }
@@ -90,18 +100,22 @@ impl<'a> Mount<'a> {
     }
 }
 
-/// The directory of cgroup `path` below the first mount that fits.
+/// The first mount that fits, and the directory of cgroup `path` below it.
 fn mounted(
     mounts: &str,
     path: &str,
     root: &Path,
     fits: impl Fn(&Mount<'_>) -> bool,
-) -> Option<PathBuf> {
+) -> Option<(PathBuf, PathBuf)> {
     let mount = mounts.lines().filter_map(Mount::parse).find(fits)?;
     // Without a cgroup namespace a container sees its own cgroup mounted, and its whole path in the membership.
     let below = path.strip_prefix(mount.root.trim_end_matches('/')).unwrap_or("");
     let point = root.join(mount.point.trim_start_matches('/'));
-    Some(point.join(below.trim_start_matches('/')))
+    let directory = match below.trim_matches('/') {
+        "" => point.clone(),
+        below => point.join(below),
+    };
+    Some((point, directory))
 }
 
 #[cfg(test)]

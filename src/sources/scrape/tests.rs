@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
-use crate::sample::DropReason;
+use crate::sample::{DropReason, PodKey};
 
 const SECOND: Duration = Duration::from_secs(1);
 const QUICK: Duration = Duration::from_millis(200);
@@ -156,10 +156,13 @@ impl Bench {
 
 fn target(pod: &str, address: SocketAddr, path: &str, interval: Duration) -> Target {
     Target {
-        pod: PodKey(pod.into()),
+        endpoint: EndpointKey {
+            pod: PodKey(pod.into()),
+            port: address.port(),
+            path: path.into(),
+            interval,
+        },
         address,
-        path: path.into(),
-        interval,
         wanted: Arc::new(Wanted::of(&["tasks", "requests_total"])),
     }
 }
@@ -186,7 +189,7 @@ async fn check_failure(path: &str, interval: Duration, failure: CollectFailure, 
 async fn a_good_answer_yields_the_wanted_samples() {
     let (batch, service, bench) = scrape_once("/good", SECOND).await;
     assert_eq!(values(&batch), Ok(vec![7.0, 3.0]));
-    assert_eq!(batch.pod, PodKey("a".into()));
+    assert_eq!(batch.endpoint.pod, PodKey("a".into()));
     assert!(bench.metric("headroom_adapter_scrapes_total", "ok") >= 1.0);
     assert!((bench.metric("headroom_adapter_scrape_targets", "") - 1.0).abs() < 0.1);
     let request = service.requests.lock()[0].to_lowercase();
@@ -284,7 +287,7 @@ async fn pods_that_hang_or_misbehave_cost_the_others_nothing() {
     // Bounded by what the good one is asked in a minute, should the others never time out.
     while timeouts < 2 && good < 600 {
         let batch = bench.next().await;
-        if batch.pod == PodKey("good".into()) {
+        if batch.endpoint.pod == PodKey("good".into()) {
             assert_eq!(values(&batch), Ok(vec![7.0, 3.0]));
             good += 1;
         }
@@ -297,7 +300,7 @@ async fn pods_that_hang_or_misbehave_cost_the_others_nothing() {
 #[tokio::test]
 async fn policies_on_one_endpoint_share_its_answers() {
     let (address, service) = Service::start().await;
-    let mut one = target("a", address, "/good", 60 * SECOND);
+    let mut one = target("a", address, "/good", QUICK);
     one.wanted = Arc::new(Wanted::of(&["tasks"]));
     let mut other = target("a", address, "/good", QUICK);
     other.wanted = Arc::new(Wanted::of(&["unwanted"]));
@@ -307,6 +310,29 @@ async fn policies_on_one_endpoint_share_its_answers() {
         assert_eq!(values(&bench.next().await), Ok(vec![7.0, 1.0]));
     }
     assert_eq!(service.connections.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn policies_with_rhythms_of_their_own_share_nothing() {
+    let (address, _service) = Service::start().await;
+    let mut seldom = target("a", address, "/good", 60 * SECOND);
+    seldom.wanted = Arc::new(Wanted::of(&["tasks"]));
+    let mut often = target("a", address, "/good", QUICK);
+    often.wanted = Arc::new(Wanted::of(&["unwanted"]));
+    let mut bench = Bench::new(8);
+    bench.scraper.set_targets(vec![seldom.clone(), often.clone()]);
+    let (mut of_seldom, mut of_often) = (0, 0);
+    while of_often < 3 || of_seldom < 1 {
+        let batch = bench.next().await;
+        if batch.endpoint == seldom.endpoint {
+            assert_eq!(values(&batch), Ok(vec![7.0]));
+            of_seldom += 1;
+        } else {
+            assert_eq!((values(&batch), &batch.endpoint), (Ok(vec![1.0]), &often.endpoint));
+            of_often += 1;
+        }
+    }
+    assert_eq!(of_seldom, 1);
 }
 
 #[tokio::test]
@@ -323,12 +349,12 @@ async fn a_pod_that_left_is_asked_no_more_and_one_that_stays_keeps_its_rhythm() 
     bench.scraper.set_targets(vec![stays, target("comes", address, "/good?comes", QUICK)]);
     let mut comes = 0;
     while comes < 3 {
-        comes += usize::from(bench.next().await.pod == PodKey("comes".into()));
+        comes += usize::from(bench.next().await.endpoint.pod == PodKey("comes".into()));
     }
     let asked = |path: &str| service.requests.lock().iter().filter(|r| r.contains(path)).count();
     let left_after = asked("leaves");
     for _ in 0..3 {
-        assert_eq!(bench.next().await.pod, PodKey("comes".into()));
+        assert_eq!(bench.next().await.endpoint.pod, PodKey("comes".into()));
     }
     assert_eq!(asked("leaves"), left_after);
     assert_eq!(asked("stays"), 1, "a new set of targets is no reason to ask again");

@@ -12,6 +12,7 @@ use tokio::task::JoinError;
 use tokio::time::Instant;
 
 use super::Holders;
+use crate::pprof::tasks::instrument;
 use crate::pprof::thread_cpu_time;
 
 /// The most of each kind: of one request and, where something is held, of all together.
@@ -168,13 +169,15 @@ impl Workshop {
         self.holders.tasks.wait().await;
     }
 
+    /// The task shows in the profile `tasks` under the caller's line.
+    #[track_caller]
     fn hold<T: Send + 'static>(&self, held: T, duration: Duration) {
         let end = self.holders.end.clone();
-        self.holders.tasks.spawn(async move {
+        self.holders.tasks.spawn(instrument(async move {
             let _held = held;
             // Either way the time of what is held is over.
             let _ = tokio::time::timeout(duration, end.cancelled()).await;
-        });
+        }));
     }
 }
 

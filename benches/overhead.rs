@@ -1,0 +1,191 @@
+//! What the agent costs a service: CPU seconds per request with it, against the same service without it.
+//!
+//! Runs itself as the service in a process of its own, in turns: without the agent, with the agent, and with the agent
+//! and its ring (the CPU profiler always on at 99 Hz). Each turn takes the same number of requests over the same number of
+//! connections, and the agent is scraped once a second. Prints the median of the ratios of neighbouring turns, and the
+//! interval that holds the middle 90 % of them.
+//!
+//! `cargo bench --bench overhead -- --pairs 20 --requests 60000`
+
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use axum::routing::post;
+use axum::{Json, Router};
+use headroom::agent::{Agent, EvidenceOptions};
+use serde_json::Value;
+
+headroom::profiled_jemalloc!();
+
+const MODES: [&str; 3] = ["plain", "agent", "ring"];
+const CONNECTIONS: usize = 8;
+/// Kernel ticks of `/proc/PID/stat`: `getconf CLK_TCK` is 100 on every Linux with this file.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().collect();
+    let after = |flag: &str| {
+        let place = arguments.iter().position(|argument| argument == flag)?;
+        arguments.get(place + 1)
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    if let Some(mode) = after("--serve") {
+        return runtime.block_on(serve(mode));
+    }
+    let number = |flag, default| after(flag).map_or(Ok(default), |text| text.parse());
+    let (pairs, requests) = (number("--pairs", 20)?, number("--requests", 40_000)?);
+    runtime.block_on(compare(pairs, requests))
+}
+
+/// The service: JSON in, a little work, JSON out.
+async fn serve(mode: &str) -> Result<()> {
+    let service = Router::new().route("/orders", post(total));
+    let agent = match mode {
+        "plain" => None,
+        mode => {
+            let mut builder =
+                Agent::builder().service("bench").bind(SocketAddr::from(([127, 0, 0, 1], 0)));
+            if mode == "agent" {
+                builder = builder.evidence(EvidenceOptions::off());
+            }
+            Some(builder.start()?)
+        }
+    };
+    let service = match &agent {
+        Some(agent) => service.layer(agent.http_layer()),
+        None => service,
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let agent_address = agent.as_ref().map(|agent| agent.local_addr().to_string());
+    // The parent reads the addresses from here.
+    let addresses = format!("{} {}\n", listener.local_addr()?, agent_address.unwrap_or_default());
+    std::io::Write::write_all(&mut std::io::stdout(), addresses.as_bytes())?;
+    axum::serve(listener, service).await?;
+    Ok(())
+}
+
+async fn total(Json(order): Json<Value>) -> Json<Value> {
+    let lines = order["lines"].as_array().into_iter().flatten();
+    let mut prices: Vec<f64> = lines.filter_map(|line| line["price"].as_f64()).collect();
+    prices.sort_by(f64::total_cmp);
+    Json(serde_json::json!({"total": prices.iter().sum::<f64>(), "prices": prices}))
+}
+
+struct Service {
+    process: Child,
+    address: String,
+    agent: Option<String>,
+}
+
+impl Service {
+    fn start(mode: &str) -> Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        let mut process = command.args(["--serve", mode]).stdout(Stdio::piped()).spawn()?;
+        let output = process.stdout.take().context("its output is piped")?;
+        let mut line = String::new();
+        BufReader::new(output).read_line(&mut line)?;
+        let (address, agent) = line.trim_end_matches('\n').split_once(' ').context("no address")?;
+        let agent = Some(agent.to_owned()).filter(|agent| !agent.is_empty());
+        Ok(Self { process, address: address.to_owned(), agent })
+    }
+
+    /// User and system time of all its threads, ended ones too.
+    fn cpu_seconds(&self) -> Result<f64> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.id()))?;
+        let (_, fields) = stat.rsplit_once(") ").context("a malformed stat file")?;
+        let fields: Vec<&str> = fields.split(' ').collect();
+        let ticks = |index: usize| {
+            fields.get(index).context("a short stat file")?.parse::<f64>().context("ticks")
+        };
+        Ok((ticks(11)? + ticks(12)?) / TICKS_PER_SECOND)
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ended = self.process.kill();
+        let _status = self.process.wait();
+    }
+}
+
+/// Microseconds of CPU per request of one turn.
+async fn turn(mode: &str, requests: usize) -> Result<f64> {
+    let service = Service::start(mode)?;
+    let client =
+        reqwest::Client::builder().no_proxy().pool_max_idle_per_host(CONNECTIONS).build()?;
+    let scraper = service.agent.clone().map(|agent| {
+        let client = client.clone();
+        tokio::spawn(async move {
+            loop {
+                let _body = client.get(format!("http://{agent}/metrics")).send().await;
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        })
+    });
+    let lines: Vec<Value> =
+        (0..20).map(|line| serde_json::json!({"sku": format!("item-{line}"), "price": 3.5 * f64::from(line)})).collect();
+    let body = serde_json::json!({"customer": "somebody", "lines": lines}).to_string();
+    let send = async |count: usize| -> Result<()> {
+        let clients = (0..CONNECTIONS).map(|_| async {
+            for _ in 0..count / CONNECTIONS {
+                let request = client.post(format!("http://{}/orders", service.address));
+                let request = request.header("content-type", "application/json").body(body.clone());
+                let answer = request.send().await?;
+                ensure!(answer.status().is_success(), "{}", answer.status());
+                answer.bytes().await?;
+            }
+            Ok(())
+        });
+        futures::future::join_all(clients).await.into_iter().collect()
+    };
+    send(requests / 10).await?;
+    let before = service.cpu_seconds()?;
+    send(requests).await?;
+    let used = service.cpu_seconds()? - before;
+    if let Some(scraper) = scraper {
+        scraper.abort();
+    }
+    Ok(used * 1e6 / requests as f64)
+}
+
+async fn compare(pairs: usize, requests: usize) -> Result<()> {
+    let mut ratios = [Vec::new(), Vec::new()];
+    for pair in 0..pairs {
+        // Neighbours in time are compared, and which goes first changes.
+        let mut order = [0, 1, 2];
+        order.rotate_left(pair % 3);
+        let mut costs = [0.0; 3];
+        for mode in order {
+            costs[mode] = turn(MODES[mode], requests).await?;
+        }
+        ratios[0].push(costs[1] / costs[0]);
+        ratios[1].push(costs[2] / costs[0]);
+        report(&format!(
+            "pair {:>2}: {:.1} us per request without, {:.1} with the agent, {:.1} with its ring",
+            pair + 1,
+            costs[0],
+            costs[1],
+            costs[2]
+        ));
+    }
+    for (mode, ratios) in ["agent", "agent and ring (99 Hz)"].iter().zip(&mut ratios) {
+        ratios.sort_by(f64::total_cmp);
+        let at = |share: f64| ratios[((ratios.len() - 1) as f64 * share).round() as usize];
+        report(&format!(
+            "{mode}: median ratio {:.4}, middle 90 % from {:.4} to {:.4}, {} pairs",
+            at(0.5),
+            at(0.05),
+            at(0.95),
+            ratios.len()
+        ));
+    }
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "a benchmark prints its result")]
+fn report(line: &str) {
+    println!("{line}");
+}

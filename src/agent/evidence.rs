@@ -1,0 +1,291 @@
+//! Evidence of the last minute, kept before anybody asks for it, so that the cause of an incident can be seen after it.
+//!
+//! In: one [`Slice`] per tick. Out: `/debug/headroom/capture`, where a window is pinned, listed and read. Never: memory or disk
+//! without a bound, or work on the service's threads.
+//!
+//! A pin keeps what the ring holds at that moment and goes on collecting for some seconds. A rule pins by itself: a signal
+//! that crosses its threshold, or memory that nears its limit. What is pinned is encoded at once and, where a directory is
+//! given, written to it: that copy survives the kill for lack of memory which it was taken for.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::pprof::{self, CpuSlice, CpuSubscription, Pace};
+use crate::signals::{Family, Snapshot};
+use crate::time::{Clock, Now, Timestamp};
+
+mod capture;
+mod disk;
+mod ring;
+mod routes;
+mod rules;
+#[cfg(test)]
+mod tests;
+
+pub use ring::RingLimits;
+pub use rules::PinRule;
+
+use capture::{Captures, File};
+use disk::Directory;
+use ring::EvidenceRing;
+pub(super) use ring::{Slice, SliceValue};
+pub(super) use routes::routes;
+use rules::Rules;
+
+/// How much is kept, and what pins by itself.
+#[derive(Clone, Debug, PartialEq)]
+#[must_use = "the agent's builder takes it"]
+pub struct EvidenceOptions {
+    /// The bounds of the ring.
+    pub ring: RingLimits,
+    /// Signals that pin when they cross a threshold.
+    pub rules: Vec<PinRule>,
+    /// Pins when the working set reaches this share of the cgroup's memory limit.
+    pub memory_near_limit: f64,
+    /// Where pinned captures are kept beside memory.
+    pub directory: Option<PathBuf>,
+}
+
+impl EvidenceOptions {
+    /// Keeps nothing: captures can be pinned, but hold only what comes after.
+    pub fn off() -> Self {
+        let ring = RingLimits { window: Duration::ZERO, bytes: 0 };
+        Self { ring, ..Self::default() }
+    }
+
+    const fn is_off(&self) -> bool {
+        self.ring.window.is_zero() || self.ring.bytes == 0
+    }
+}
+
+impl Default for EvidenceOptions {
+    fn default() -> Self {
+        let ring = RingLimits::default();
+        Self { ring, rules: Vec::new(), memory_near_limit: 0.9, directory: None }
+    }
+}
+
+/// The window of a pin around the moment it is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Window {
+    before: Duration,
+    after: Duration,
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        Self { before: Duration::from_secs(30), after: Duration::from_secs(15) }
+    }
+}
+
+/// The ring and what was pinned of it. Cheap to clone; every clone sees the same.
+#[derive(Clone, Debug)]
+pub(super) struct Evidence(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    service: pprof::Service,
+    clock: Clock,
+    state: Mutex<State>,
+    /// `None` with the ring off, or while another profiler has the signal.
+    cpu: Mutex<Option<CpuSubscription>>,
+    is_off: bool,
+    directory: Option<Directory>,
+    /// Held while a capture is encoded and written: one at a time.
+    encoding: Mutex<()>,
+}
+
+#[derive(Debug)]
+struct State {
+    ring: EvidenceRing,
+    captures: Captures,
+    rules: Rules,
+    series: SeriesNames,
+    former: Timestamp,
+}
+
+/// What a capture is encoded from.
+#[derive(Clone, Debug)]
+struct Work {
+    id: u64,
+    slices: Vec<Arc<Slice>>,
+}
+
+impl Evidence {
+    pub(super) fn new(service: pprof::Service, clock: Clock, options: EvidenceOptions) -> Self {
+        let is_off = options.is_off();
+        let directory = options.directory.map(Directory::new);
+        let state = State {
+            ring: EvidenceRing::new(options.ring),
+            captures: Captures::new(directory.as_ref().map_or(0, Directory::next_id)),
+            rules: Rules::new(options.rules, options.memory_near_limit),
+            series: SeriesNames::default(),
+            former: clock.now().wall,
+        };
+        let (state, encoding) = (Mutex::new(state), Mutex::new(()));
+        let cpu = Mutex::new(None);
+        Self(Arc::new(Shared { service, clock, state, cpu, is_off, directory, encoding }))
+    }
+
+    /// Takes what a tick saw. Captures that are due are encoded on a thread of the runtime this is called in.
+    pub(super) fn tick(&self, now: Now, snapshot: &Snapshot) {
+        let cpu = self.0.take_cpu();
+        let mut work = Vec::new();
+        {
+            let mut state = self.0.state.lock();
+            let values = state.series.values(snapshot);
+            let since = std::mem::replace(&mut state.former, now.wall);
+            let slice = Arc::new(Slice { since, until: now, cpu, values });
+            state.ring.push(slice.clone());
+            work.extend(state.captures.add(&slice));
+            for reason in state.rules.fired(&slice) {
+                work.push(state.pin(reason, Window::default(), now).1);
+            }
+        }
+        for work in work {
+            self.encode_apart(work);
+        }
+    }
+
+    /// Keeps a window around now; the id of the capture.
+    fn pin(&self, reason: String, window: Window) -> u64 {
+        let now = self.0.clock.now();
+        let (id, work) = self.0.state.lock().pin(reason, window, now);
+        self.encode_apart(work);
+        id
+    }
+
+    /// On a thread for blocking work: symbols are looked up, and files may be written.
+    fn encode_apart(&self, work: Work) {
+        let shared = self.0.clone();
+        drop(tokio::task::spawn_blocking(move || shared.encode(&work)));
+    }
+}
+
+impl State {
+    fn pin(&mut self, reason: String, window: Window, now: Now) -> (u64, Work) {
+        let slices = self.ring.last(window.before, now);
+        tracing::info!(reason, "a window is pinned");
+        self.captures.open(reason, slices, now, window.after)
+    }
+}
+
+impl Shared {
+    /// What was sampled since the last tick. The sampler starts with the first, and is tried again while it does not.
+    fn take_cpu(&self) -> CpuSlice {
+        let mut cpu = self.cpu.lock();
+        if cpu.is_none() && !self.is_off {
+            *cpu = CpuSubscription::start(Pace::Background)
+                .inspect_err(|error| {
+                    tracing::debug!(error = error as &dyn std::error::Error, "no CPU samples");
+                })
+                .ok();
+        }
+        cpu.as_ref().map(CpuSubscription::take).unwrap_or_default()
+    }
+
+    /// Encodes what a capture has so far. Blocks for about 20 ms.
+    fn encode(&self, work: &Work) {
+        let _alone = self.encoding.lock();
+        let (files, missing) = encode(&self.service, &work.slices);
+        let put = self.state.lock().captures.put(work, files, missing);
+        let Some(capture) = put else { return };
+        if let Some(directory) = &self.directory
+            && let Err(error) = directory.write(&capture)
+        {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "a capture is kept in memory only");
+            self.state.lock().captures.missed(work.id, "the directory does not take it");
+        }
+    }
+
+    /// The files of the last `before` of the ring, without pinning them.
+    fn recent(&self, before: Duration) -> Vec<File> {
+        let slices = self.state.lock().ring.last(before, self.clock.now());
+        encode(&self.service, &slices).0
+    }
+}
+
+/// The files of a capture, and what it has to do without.
+fn encode(service: &pprof::Service, slices: &[Arc<Slice>]) -> (Vec<File>, Vec<String>) {
+    let mut missing = Vec::new();
+    let mut files = vec![File::new("signals.json", signals(slices))];
+    if let (Some(first), Some(last)) = (slices.first(), slices.last()) {
+        let duration = last.until.wall.since(first.since);
+        let samples = slices.iter().map(|slice| &slice.cpu);
+        let cpu = pprof::encode_cpu(service, samples, first.since, duration);
+        files.push(File::new("profile", cpu));
+    } else {
+        missing.push("the ring was empty".to_owned());
+    }
+    match pprof::heap_profile(service) {
+        Ok(heap) => files.push(File::new("heap", heap)),
+        Err(error) => missing.push(crate::telemetry::error_chain(&error)),
+    }
+    (files, missing)
+}
+
+/// `{"series": [{"name", "labels", "points": [[unix seconds, value], …]}]}`.
+fn signals(slices: &[Arc<Slice>]) -> Vec<u8> {
+    let mut series: Vec<(&'static str, &Arc<str>, Vec<serde_json::Value>)> = Vec::new();
+    let mut places: HashMap<(&'static str, &str), usize> = HashMap::new();
+    for slice in slices {
+        let at = slice.until.wall.as_millis() as f64 / 1e3;
+        for SliceValue { name, labels, value } in &slice.values {
+            let place = *places.entry((name, labels)).or_insert_with(|| {
+                series.push((name, labels, Vec::new()));
+                series.len() - 1
+            });
+            series[place].2.push(serde_json::json!([at, value]));
+        }
+    }
+    let series: Vec<_> = series
+        .into_iter()
+        .map(|(name, labels, points)| {
+            serde_json::json!({"name": name, "labels": &**labels, "points": points})
+        })
+        .collect();
+    serde_json::json!({"series": series}).to_string().into_bytes()
+}
+
+/// The labels of each reading as text, kept from one snapshot to the next: readings come in the same order.
+#[derive(Debug, Default)]
+struct SeriesNames(Vec<(&'static Family, Vec<String>, Arc<str>)>);
+
+impl SeriesNames {
+    fn values(&mut self, snapshot: &Snapshot) -> Vec<SliceValue> {
+        let readings = snapshot.readings();
+        self.0.truncate(readings.len());
+        let mut values = Vec::with_capacity(readings.len());
+        for (index, reading) in readings.iter().enumerate() {
+            let known = self.0.get(index).filter(|(family, labels, _)| {
+                std::ptr::eq(*family, reading.family) && labels.iter().eq(reading.labels.iter())
+            });
+            let labels = if let Some((.., labels)) = known {
+                labels.clone()
+            } else {
+                let text: Arc<str> = written(reading.family, &reading.labels).into();
+                let values = reading.labels.iter().map(ToString::to_string).collect();
+                let entry = (reading.family, values, text.clone());
+                if index < self.0.len() {
+                    self.0[index] = entry
+                } else {
+                    self.0.push(entry)
+                }
+                text
+            };
+            values.push(SliceValue { name: reading.family.name, labels, value: reading.value });
+        }
+        values
+    }
+}
+
+/// `event="oom",kind="some"`.
+fn written<S: AsRef<str>>(family: &Family, values: &[S]) -> String {
+    let pair = |(name, value): (&&str, &S)| format!("{name}={:?}", value.as_ref());
+    family.labels.iter().zip(values).map(pair).collect::<Vec<_>>().join(",")
+}

@@ -1,0 +1,280 @@
+//! Each worker of the service's runtime: on a core, waiting for one, or busy.
+//!
+//! In: which thread each worker runs on, and the scheduler's counts of those threads. Out: the `tokio_worker_*` families.
+//! Never: a value for a worker whose thread is not known.
+//!
+//! tokio tells a worker's index only to code that runs on it. The canary notes where it runs, and while an active worker has
+//! not been seen a few empty tasks are spawned to meet it. Idle workers stay unseen, and wake for none of this.
+//! `block_in_place` hands a worker to another thread, so every worker is looked for again after a while.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
+
+use tokio::runtime::Handle;
+
+use super::catalogue::families;
+use super::snapshot::{Snapshot, Unavailable};
+use super::sys;
+use super::text::Schedstat;
+use super::threads::Threads;
+use crate::units::{Measure, Ratio};
+
+/// Workers with a series of their own; the others share the label value `other`.
+pub const MAX_WORKERS: usize = 64;
+/// Ticks until every worker is looked for again.
+const TICKS_PER_CENSUS: u32 = 30;
+/// Tasks spawned at once to meet workers.
+const MAX_CENSUS_TASKS: usize = 16;
+
+/// Label values of the workers, and of those past the limit.
+static LABELS: LazyLock<Vec<String>> = LazyLock::new(|| {
+    let own = (0..MAX_WORKERS).map(|worker| worker.to_string());
+    own.chain(["other".to_owned()]).collect()
+});
+
+fn label(worker: usize) -> &'static str {
+    &LABELS[worker.min(MAX_WORKERS)]
+}
+
+/// The thread each worker was last seen on. Shared with tasks on the service's runtime.
+#[derive(Clone, Debug)]
+pub struct Seats(Arc<[AtomicU32]>);
+
+impl Seats {
+    pub(super) fn new(workers: usize) -> Self {
+        Self((0..workers).map(|_| AtomicU32::new(0)).collect())
+    }
+
+    /// Notes the thread that this is called on, if it is a worker. Costs one system call.
+    pub(super) fn note(&self) {
+        if let Some(seat) = tokio::runtime::worker_index().and_then(|worker| self.0.get(worker)) {
+            seat.store(sys::thread_id(), Ordering::Relaxed);
+        }
+    }
+
+    fn thread(&self, worker: usize) -> Option<u32> {
+        let thread = self.0.get(worker)?.load(Ordering::Relaxed);
+        (thread != 0).then_some(thread)
+    }
+
+    fn clear(&self) {
+        self.0.iter().for_each(|seat| seat.store(0, Ordering::Relaxed));
+    }
+}
+
+/// Counts a census task for as long as it exists, run or not.
+struct CensusTask(Arc<AtomicUsize>);
+
+impl CensusTask {
+    fn new(alive: &Arc<AtomicUsize>) -> Self {
+        alive.fetch_add(1, Ordering::Relaxed);
+        Self(alive.clone())
+    }
+}
+
+impl Drop for CensusTask {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Follows the workers of one runtime.
+#[derive(Debug)]
+pub struct WorkerCollector {
+    handle: Handle,
+    seats: Seats,
+    census_tasks: Arc<AtomicUsize>,
+    ticks: u32,
+    workers: Vec<Worker>,
+}
+
+/// What is known of one worker.
+#[derive(Clone, Copy, Debug, Default)]
+struct Worker {
+    thread: Option<u32>,
+    last: Schedstat,
+    total: Schedstat,
+}
+
+impl WorkerCollector {
+    /// Knows no worker yet.
+    #[must_use]
+    pub fn new(handle: Handle) -> Self {
+        let workers = handle.metrics().num_workers();
+        Self {
+            handle,
+            seats: Seats::new(workers),
+            census_tasks: Arc::default(),
+            ticks: 0,
+            workers: vec![Worker::default(); workers],
+        }
+    }
+
+    /// Where tasks on the runtime note their worker's thread.
+    #[must_use]
+    pub fn seats(&self) -> Seats {
+        self.seats.clone()
+    }
+
+    /// Tasks that the service did not spawn and that have not ended.
+    #[must_use]
+    pub fn tasks(&self) -> usize {
+        self.census_tasks.load(Ordering::Relaxed)
+    }
+
+    /// Looks for `active` workers that have not been seen; once per tick.
+    pub fn tick(&mut self, active: impl Iterator<Item = usize>) {
+        self.ticks += 1;
+        if self.ticks.is_multiple_of(TICKS_PER_CENSUS) {
+            self.seats.clear();
+        }
+        let unseen = active.filter(|&worker| self.seats.thread(worker).is_none()).count();
+        // Tasks of the census before that nobody has run yet will still meet a worker.
+        if unseen == 0 || self.tasks() > 0 {
+            return;
+        }
+        for _ in 0..(2 * unseen).min(MAX_CENSUS_TASKS) {
+            let (seats, task) = (self.seats.clone(), CensusTask::new(&self.census_tasks));
+            drop(self.handle.spawn(async move {
+                seats.note();
+                drop(task);
+            }));
+        }
+    }
+
+    /// Adds the families of the workers that have been seen. `known` are threads that have been read already; others are
+    /// read here.
+    pub(super) fn collect(
+        &mut self,
+        known: &HashMap<u32, Schedstat>,
+        threads: &Threads,
+        snapshot: &mut Snapshot,
+    ) {
+        for (index, worker) in self.workers.iter_mut().enumerate() {
+            let seat = self.seats.thread(index).or(worker.thread);
+            let counted = seat.and_then(|thread| {
+                let counted = known.get(&thread).copied().or_else(|| threads.read(thread))?;
+                Some((thread, counted))
+            });
+            worker.observe(counted);
+        }
+        let mut seen = HashMap::<&'static str, Schedstat>::new();
+        for (index, worker) in self.workers.iter().enumerate() {
+            if worker.thread.is_some() {
+                let sum = seen.entry(label(index)).or_default();
+                sum.on_cpu_nanos += worker.total.on_cpu_nanos;
+                sum.waiting_nanos += worker.total.waiting_nanos;
+            }
+        }
+        let labels = || LABELS.iter().filter_map(|name| seen.get_key_value(name.as_str()));
+        for (name, sum) in labels() {
+            let seconds = sum.on_cpu_nanos as f64 / 1e9;
+            snapshot.push_labelled(&families::TOKIO_WORKER_CPU, &[name], seconds);
+        }
+        for (name, sum) in labels() {
+            let seconds = sum.waiting_nanos as f64 / 1e9;
+            snapshot.push_labelled(&families::TOKIO_WORKER_RUNQUEUE_WAIT, &[name], seconds);
+        }
+        let outcome = if seen.is_empty() {
+            Err(Unavailable::NotHere("no worker has been met by a task of the agent yet"))
+        } else {
+            Ok(())
+        };
+        snapshot.source("tokio_workers", outcome);
+    }
+}
+
+impl Worker {
+    /// Takes the thread that the worker runs on and its counts. Both totals only grow: of a thread that the worker moved to
+    /// only what it does from then on is the worker's.
+    fn observe(&mut self, counted: Option<(u32, Schedstat)>) {
+        let Some((thread, now)) = counted else { return };
+        let same = self.thread == Some(thread);
+        let before = match self.thread {
+            None => Schedstat::default(),
+            Some(_) if same => self.last,
+            Some(_) => now,
+        };
+        self.total.on_cpu_nanos += now.on_cpu_nanos.saturating_sub(before.on_cpu_nanos);
+        self.total.waiting_nanos += now.waiting_nanos.saturating_sub(before.waiting_nanos);
+        (self.thread, self.last) = (Some(thread), now);
+    }
+}
+
+/// Busy seconds per worker since the agent started, as the estimate of the saturation counts them, by label.
+pub(super) fn busy_by_label(busy_seconds: &[f64]) -> Vec<(&'static str, f64)> {
+    let mut found: Vec<(&'static str, f64)> = Vec::new();
+    for (worker, seconds) in busy_seconds.iter().enumerate() {
+        match found.last_mut() {
+            Some((last, sum)) if *last == label(worker) => *sum += seconds,
+            _ => found.push((label(worker), *seconds)),
+        }
+    }
+    found
+}
+
+/// From this saturation on the canary looks ten times as often.
+pub(super) fn is_saturated(ratio: Ratio, blocked_workers: usize) -> bool {
+    ratio.get() >= 0.9 || blocked_workers > 0
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use super::*;
+
+    fn counted(on_cpu_nanos: u64, waiting_nanos: u64) -> Schedstat {
+        Schedstat { on_cpu_nanos, waiting_nanos }
+    }
+
+    #[test]
+    fn a_worker_that_moves_to_another_thread_keeps_its_counts_and_takes_none_of_the_thread() {
+        let mut worker = Worker::default();
+        worker.observe(Some((7, counted(100, 10))));
+        worker.observe(Some((7, counted(150, 20))));
+        worker.observe(Some((9, counted(9_000, 9_000))));
+        assert_eq!(worker.total, counted(150, 20));
+        worker.observe(Some((9, counted(9_005, 9_001))));
+        worker.observe(None);
+        assert_eq!(worker.total, counted(155, 21));
+    }
+
+    #[test]
+    fn workers_past_the_limit_share_one_series() {
+        let busy = busy_by_label(&[1.0; MAX_WORKERS + 2]);
+        assert_eq!(busy.len(), MAX_WORKERS + 1);
+        assert_eq!(busy.last(), Some(&("other", 2.0)));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_census_finds_the_worker_that_works_and_its_time_on_a_core() {
+        let mut collector = WorkerCollector::new(Handle::current());
+        let (threads, seats) = (Threads::new(Path::new("/")), collector.seats());
+        let sees_nothing = |collector: &mut WorkerCollector| {
+            let mut snapshot = Snapshot::default();
+            collector.collect(&HashMap::new(), &threads, &mut snapshot);
+            snapshot.readings().is_empty() && snapshot.sources()[0].1.is_err()
+        };
+        assert!(sees_nothing(&mut collector));
+
+        let worked = tokio::spawn(async move {
+            let mut on_cpu = Duration::ZERO;
+            while on_cpu < Duration::from_millis(20) {
+                std::hint::black_box((0..100_000).sum::<u64>());
+                on_cpu += Duration::from_micros(100);
+            }
+            tokio::runtime::worker_index().expect("a worker")
+        });
+        let worker = worked.await.expect("it ends");
+        while seats.thread(worker).is_none() {
+            collector.tick(std::iter::once(worker));
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        assert!(!sees_nothing(&mut collector));
+        assert!(collector.workers[worker].total.on_cpu_nanos > 0);
+        assert_eq!(collector.tasks(), 0);
+    }
+}

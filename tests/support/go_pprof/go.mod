@@ -1,0 +1,3 @@
+module go_pprof
+
+go 1.24
