@@ -143,4 +143,4 @@ pub mod cli;
 pub mod command;
 
 #[cfg(feature = "agent")]
-pub use agent::Agent;
+pub use agent::{Agent, instrument, spawn};

@@ -162,8 +162,10 @@ fn can_profile() -> Result<(), CaptureError> {
 /// # Errors
 /// As [`dump`], and [`CaptureError::MalformedDump`].
 pub(super) fn snapshot(view: HeapView) -> Result<HeapSnapshot, CaptureError> {
+    // Before the dump, which then holds all that is known here.
+    let known = labelled::known();
     let text = dump(view)?;
-    HeapSnapshot::parse(&text, wall_now(), &labelled::known())
+    HeapSnapshot::parse(&text, wall_now(), &known)
 }
 
 /// The profile of one snapshot or, with an earlier one, of what changed since. Looks up symbols: blocks, with lines
@@ -315,7 +317,7 @@ impl HeapSnapshot {
 }
 
 /// Gives each labelled part of a stack to its labels, and the rest to none. A rest within a hundredth of the whole comes
-/// from jemalloc's rounding and goes to the largest part.
+/// from jemalloc's rounding and goes to the largest part; less than nothing was freed between the two looks.
 fn split(
     whole: Usage,
     groups: &[&Group],
@@ -329,7 +331,12 @@ fn split(
                 let bytes = objects.saturating_mul(group.bytes);
                 unbias(Tally { objects: signed(objects), bytes: signed(bytes) }, interval_bytes)
             };
-            (group.labels, Usage { allocated: tally(group.all), in_use: tally(group.live) })
+            let allocated = match whole.allocated {
+                // jemalloc does not count them: prof_accum is off.
+                Tally { objects: 0, .. } => Tally::default(),
+                _ => tally(group.all),
+            };
+            (group.labels, Usage { allocated, in_use: tally(group.live) })
         })
         .collect();
     let mut rest = whole;
@@ -342,6 +349,7 @@ fn split(
         largest.add(std::mem::take(&mut rest));
     }
     parts.into_iter().for_each(|(labels, part)| give(labels, part));
+    rest = Usage { allocated: rest.allocated.at_least_none(), in_use: rest.in_use.at_least_none() };
     if rest != Usage::default() {
         give(Labels::NONE, rest);
     }
@@ -378,6 +386,10 @@ impl Usage {
 }
 
 impl Tally {
+    fn at_least_none(self) -> Self {
+        Self { objects: self.objects.max(0), bytes: self.bytes.max(0) }
+    }
+
     fn add(&mut self, other: Self) {
         self.objects = self.objects.saturating_add(other.objects);
         self.bytes = self.bytes.saturating_add(other.bytes);

@@ -3,8 +3,6 @@
 //! In: futures that pass through [`spawn`] or [`instrument`]. Out: the profiles `tasks` (`goroutine` to Go's tools) and
 //! `taskleak`, and labels for the samples taken while a task is polled. Never: a lock while a task is polled, a list without
 //! a bound, or `tokio_unstable`. A task beyond the bound runs and is counted, but not listed on its own.
-//!
-//! Measured on two shared cores with a line table build: see [`instrument`].
 
 use std::any::type_name;
 use std::panic::Location;
@@ -58,7 +56,9 @@ where
 /// Watches a future that becomes a task by other means: a `JoinSet`, a `LocalSet`, another runtime. It counts as a task
 /// from this call until it is dropped.
 ///
-/// Costs two readings of the clock and a few stores per poll, and one allocation of some 150 bytes per task.
+/// Costs two readings of the clock and a few stores per poll: 60 to 80 ns on two shared cores at `opt-level = 1`, against
+/// 1.4 ns of an empty poll. A task costs one allocation of some 150 bytes and two short locks of one shard of 32: spawning
+/// and awaiting an empty one took 560 to 780 ns instead of 290 to 410.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]

@@ -9,8 +9,7 @@ use tokio::runtime::Handle;
 use super::kind::Kind;
 
 /// What is no snapshot: name, what it does.
-const OTHERS: [(&str, &str); 6] = [
-    ("block", "Not served: waits for locks are not sampled."),
+const OTHERS: [(&str, &str); 5] = [
     ("cmdline", "The command line, its arguments separated by NUL."),
     ("mutex", "Not served: waits for locks are not sampled."),
     (

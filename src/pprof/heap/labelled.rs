@@ -48,6 +48,9 @@ struct Table {
     lost: u64,
 }
 
+const NO_OBJECT: Object = Object { address: 0, group: 0 };
+const NO_GROUP: Group = Group { stack: 0, labels: Labels::NONE, bytes: 0, live: 0, all: 0 };
+
 /// What the table held at one time.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Known {
@@ -87,7 +90,11 @@ pub(super) fn known() -> Known {
 
 /// Forgets everything, as jemalloc does when its interval changes.
 pub(super) fn forget() {
-    *table() = Table::EMPTY;
+    let mut table = table();
+    // In place: a table is larger than a thread's stack should hold.
+    table.objects.fill(NO_OBJECT);
+    table.groups.fill(NO_GROUP);
+    table.lost = 0;
 }
 
 /// Of the addresses as the dump has them, leaf first.
@@ -105,11 +112,7 @@ fn table() -> MutexGuard<'static, Table> {
 }
 
 impl Table {
-    const EMPTY: Self = Self {
-        objects: [Object { address: 0, group: 0 }; OBJECTS],
-        groups: [Group { stack: 0, labels: Labels::NONE, bytes: 0, live: 0, all: 0 }; GROUPS],
-        lost: 0,
-    };
+    const EMPTY: Self = Self { objects: [NO_OBJECT; OBJECTS], groups: [NO_GROUP; GROUPS], lost: 0 };
 
     fn sampled(&mut self, address: usize, new: Group) {
         let of_object = window(u64::try_from(address).unwrap_or(0), OBJECTS);
