@@ -160,6 +160,11 @@ async fn openmetrics_is_served_to_those_who_ask_for_it() {
     assert!(families.contains_key("process_cpu_seconds"));
 }
 
+#[inline(never)]
+fn holds_its_worker() {
+    std::thread::sleep(Duration::from_secs(10));
+}
+
 #[test]
 fn a_service_with_every_worker_blocked_for_ten_seconds_still_answers() {
     let service = tokio::runtime::Builder::new_multi_thread()
@@ -175,15 +180,19 @@ fn a_service_with_every_worker_blocked_for_ten_seconds_still_answers() {
         let started = started.clone();
         service.spawn(async move {
             started.send(()).expect("the test waits");
-            std::thread::sleep(Duration::from_secs(10));
+            holds_its_worker();
         });
     }
     for _ in 0..2 {
         start.recv_timeout(Duration::from_secs(9)).expect("both workers take a task");
     }
     let mut seen = (0.0, 0.0, 0.0);
-    for _ in 0..8 {
+    for second in 1..=8 {
         std::thread::sleep(Duration::from_secs(1));
+        if second == 2 {
+            let held = pprof::block::text(&pprof::block::snapshot());
+            assert!(held.contains("tests::holds_its_worker"), "{held}");
+        }
         for probe in ["/healthz", "/livez", "/readyz"] {
             assert_eq!(ask(agent.local_addr(), probe, "*/*").0, 200, "{probe}");
         }

@@ -51,7 +51,7 @@ struct Held {
 
 /// All holds up to a moment.
 #[derive(Clone, Debug, Default)]
-pub(super) struct BlockSnapshot {
+pub(crate) struct BlockSnapshot {
     at: Timestamp,
     places: HashMap<Place, Held>,
     /// Holds whose stack is not among the places: the thread was not found, or there was no room.
@@ -61,7 +61,7 @@ pub(super) struct BlockSnapshot {
 static HOLDS: Mutex<Option<BlockSnapshot>> = Mutex::new(None);
 
 /// All holds since the start of the process; those that last, with what they have lasted so far.
-pub(super) fn snapshot() -> BlockSnapshot {
+pub(crate) fn snapshot() -> BlockSnapshot {
     let holds = HOLDS.lock().clone().unwrap_or_default();
     BlockSnapshot { at: wall_now(), ..holds }
 }
@@ -147,7 +147,7 @@ pub(super) fn encode(
 }
 
 /// As Go's `debug=1`: per stack the delay in nanoseconds, the count and the addresses, then a line for each function.
-pub(super) fn text(holds: &BlockSnapshot) -> String {
+pub(crate) fn text(holds: &BlockSnapshot) -> String {
     let mut symbols = Symbolizer::new(Detail::Functions);
     let mut text = "--- contention:\ncycles/second=1000000000\n".to_owned();
     for (place, held) in holds.longest_first() {

@@ -16,9 +16,7 @@ use super::sampler::{PERIOD, Pace, Share, Slice, Subscription};
 use super::symbols::Detail;
 use super::sys;
 use super::{CaptureError, Service};
-#[cfg(feature = "agent")]
-use crate::time::Timestamp;
-use crate::time::wall_now;
+use crate::time::{Timestamp, wall_now};
 
 const MEANING: Meaning = Meaning {
     samples: &[("samples", "count"), ("cpu", "nanoseconds")],
@@ -50,10 +48,21 @@ pub(super) fn capture(
     let slice = subscription.take();
     // Symbols are looked up without samples of it.
     drop(subscription);
+    Ok(Some(encode(service, detail, start, duration, &slice)))
+}
+
+/// The profile of what was sampled from `start` on. Looks up symbols: blocks, with lines for up to seconds.
+pub(super) fn encode(
+    service: &Service,
+    detail: Detail,
+    start: Timestamp,
+    duration: Duration,
+    slice: &Slice,
+) -> Vec<u8> {
     let mut profile = ProfileBuilder::new(service, &MEANING, detail);
     profile.covers(start, duration);
     write(slice, &mut profile);
-    Ok(Some(profile.finish()))
+    profile.finish()
 }
 
 /// One profile of several slices that one subscription gave, one after the other.
@@ -66,13 +75,10 @@ pub(crate) fn encode_slices<'a>(
 ) -> Vec<u8> {
     let mut whole = Slice::default();
     slices.for_each(|slice| whole.append(slice));
-    let mut profile = ProfileBuilder::new(service, &MEANING, Detail::Functions);
-    profile.covers(start, duration);
-    write(whole, &mut profile);
-    profile.finish()
+    encode(service, Detail::Functions, start, duration, &whole)
 }
 
-fn write(slice: Slice, profile: &mut ProfileBuilder) {
+fn write(slice: &Slice, profile: &mut ProfileBuilder) {
     let mut counts: HashMap<i32, u64> = HashMap::new();
     for (key, count) in &slice.stacks {
         *counts.entry(key.thread).or_default() += count;
@@ -83,7 +89,7 @@ fn write(slice: Slice, profile: &mut ProfileBuilder) {
     };
     let sum = |nanos: u64, thread: i32| nanos.saturating_add(of_thread(thread).1);
     let known = slice.threads.keys().copied().fold(0, sum);
-    comment(&slice, known, profile);
+    comment(slice, known, profile);
     for (key, count) in &slice.stacks {
         let addresses: Vec<u64> = key.frames.iter().enumerate().map(address).collect();
         let (all, nanos) = of_thread(key.thread);
@@ -264,9 +270,8 @@ mod tests {
             (name, thread.recv().expect("it says so when it is done"), handle)
         });
         let slice = subscription.take();
-        let mut builder = ProfileBuilder::new(&service(), &MEANING, Detail::Functions);
-        write(slice, &mut builder);
-        let profile = decode(&builder.finish());
+        let now = wall_now();
+        let profile = decode(&encode(&service(), Detail::Functions, now, total, &slice));
         for (name, thread, _) in &threads {
             let real = scheduled_nanos(*thread) as f64;
             let (samples, cpu) = of_thread(&profile, *thread);
@@ -370,9 +375,8 @@ mod tests {
         let mut slice = Slice::default();
         let share = Share { name: "unlucky".into(), cpu: Duration::from_secs(2) };
         slice.threads.insert(7, share);
-        let mut builder = ProfileBuilder::new(&service(), &MEANING, Detail::Functions);
-        write(slice, &mut builder);
-        let profile = decode(&builder.finish());
+        let (now, second) = (wall_now(), Duration::from_secs(1));
+        let profile = decode(&encode(&service(), Detail::Functions, now, second, &slice));
         assert_eq!(of_thread(&profile, 7), (0, 2_000_000_000));
         assert!(profile.string_table.iter().any(|text| text == NO_SAMPLE));
     }

@@ -37,6 +37,12 @@ const MAX_STACKS: usize = 1 << 14;
 /// Of those, stacks that are kept apart by trace; later ones have no trace. Traces are many, stacks are few.
 const MAX_TRACED_STACKS: usize = MAX_STACKS / 4;
 
+/// Threads told apart for one subscriber; those after them are one, with the id [`OTHERS`].
+const MAX_THREADS: usize = 1 << 12;
+
+/// No thread has this id.
+const OTHERS: i32 = 0;
+
 /// Who may listen at once.
 const MAX_SUBSCRIBERS: usize = 16;
 
@@ -144,7 +150,8 @@ pub(crate) struct Slice {
 impl Slice {
     fn add(&mut self, head: &Head, frames: &Arc<[usize]>) {
         let weight = u64::from(head.weight);
-        let mut key = Key { thread: head.thread, labels: head.labels, frames: frames.clone() };
+        let thread = self.id_of(head.thread);
+        let mut key = Key { thread, labels: head.labels, frames: frames.clone() };
         if key.labels.trace != 0
             && self.traced_stacks >= MAX_TRACED_STACKS
             && !self.stacks.contains_key(&key)
@@ -161,6 +168,19 @@ impl Slice {
             self.traced_stacks += usize::from(key.labels.trace != 0);
             self.stacks.insert(key, weight);
         }
+    }
+
+    fn add_cpu(&mut self, thread: i32, name: &Arc<str>, cpu: Duration) {
+        let id = self.id_of(thread);
+        let name = || if id == OTHERS { "other".into() } else { name.clone() };
+        let share =
+            self.threads.entry(id).or_insert_with(|| Share { name: name(), cpu: Duration::ZERO });
+        share.cpu += cpu;
+    }
+
+    fn id_of(&self, thread: i32) -> i32 {
+        let is_kept = self.threads.len() < MAX_THREADS || self.threads.contains_key(&thread);
+        if is_kept { thread } else { OTHERS }
     }
 
     /// Adds what was sampled after it.
@@ -414,11 +434,7 @@ impl Sampler {
             }
             if used > Duration::ZERO {
                 for subscriber in self.subscribers.values_mut() {
-                    let share = subscriber.slice.threads.entry(thread).or_insert_with(|| Share {
-                        name: watched.name.clone(),
-                        cpu: Duration::ZERO,
-                    });
-                    share.cpu += used;
+                    subscriber.slice.add_cpu(thread, &watched.name, used);
                 }
             }
         }
@@ -460,6 +476,23 @@ mod tests {
         assert_eq!(slice.untraced, 6);
         assert_eq!(slice.stacks[&Key { thread: 1, labels: Labels::NONE, frames }], 6);
         assert_eq!(slice.lost, Lost::default());
+    }
+
+    #[test]
+    fn threads_beyond_the_limit_are_one() {
+        let mut slice = Slice::default();
+        let (name, cpu) = (Arc::from("worker"), Duration::from_millis(1));
+        let last = i32::try_from(MAX_THREADS).expect("small");
+        for thread in 1..=last + 2 {
+            slice.add_cpu(thread, &name, cpu);
+        }
+        slice.add(&Head { thread: last + 1, ..head(0) }, &Arc::from([1]));
+        slice.add(&Head { thread: last, ..head(0) }, &Arc::from([1]));
+        assert_eq!(slice.threads.len(), MAX_THREADS + 1);
+        assert_eq!((&*slice.threads[&OTHERS].name, slice.threads[&OTHERS].cpu), ("other", cpu * 2));
+        let mut threads: Vec<_> = slice.stacks.keys().map(|key| key.thread).collect();
+        threads.sort_unstable();
+        assert_eq!(threads, [OTHERS, last]);
     }
 
     #[test]

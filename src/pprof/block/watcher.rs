@@ -153,8 +153,13 @@ impl Watcher {
             self.strangers.insert(head.thread);
             return;
         }
-        let answer = Answer { task: poll.task, labels: head.labels, frames };
-        self.workers[index].hear(answer, now);
+        let (thread, labels) = (head.thread, head.labels);
+        let answer = Answer { thread, task: poll.task, labels, frames };
+        if self.workers[index].hear(answer, now) == Verdict::SeveralTasks && known.is_none() {
+            // That worker may be another runtime's: the next may be ours.
+            self.strangers.insert(thread);
+            self.workers[index].ask_others(now);
+        }
     }
 }
 
@@ -168,6 +173,7 @@ fn read(metrics: &RuntimeMetrics, worker: usize) -> WorkerReading {
 /// What a thread said.
 #[derive(Clone, Debug)]
 struct Answer {
+    thread: i32,
     task: u64,
     labels: Labels,
     frames: Arc<[usize]>,
@@ -199,6 +205,14 @@ impl Hold {
     const fn is_asked(&self) -> bool {
         matches!(self, Self::Asked { .. } | Self::Checked { .. })
     }
+}
+
+/// What two answers showed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// One task, or it is too soon to tell.
+    Open,
+    SeveralTasks,
 }
 
 /// What the watcher is to do about a worker.
@@ -282,16 +296,27 @@ impl Worker {
         };
     }
 
-    fn hear(&mut self, answer: Answer, at: Moment) {
-        self.hold = match std::mem::replace(&mut self.hold, Hold::Left) {
-            Hold::Asked { .. } => Hold::Answered { at, first: answer },
-            Hold::Checked { first, .. } if first.task == answer.task => {
-                let place = change(|holds| holds.begin(first.labels, first.frames));
-                place.map_or(Hold::Left, |place| Hold::Held { place, counted: Duration::ZERO })
+    fn hear(&mut self, answer: Answer, at: Moment) -> Verdict {
+        let (hold, verdict) = match std::mem::replace(&mut self.hold, Hold::Left) {
+            Hold::Asked { .. } => (Hold::Answered { at, first: answer }, Verdict::Open),
+            Hold::Checked { first, .. } if first.thread == answer.thread => {
+                if first.task == answer.task {
+                    let place = change(|holds| holds.begin(first.labels, first.frames));
+                    let held = |place| Hold::Held { place, counted: Duration::ZERO };
+                    (place.map_or(Hold::Left, held), Verdict::Open)
+                } else {
+                    (Hold::Left, Verdict::SeveralTasks)
+                }
             }
-            Hold::Checked { .. } => Hold::Left,
-            other => other,
+            other => (other, Verdict::Open),
         };
+        self.hold = hold;
+        verdict
+    }
+
+    /// The thread that answered was the wrong one.
+    fn ask_others(&mut self, at: Moment) {
+        self.hold = Hold::Asked { at, times: 1 };
     }
 
     /// Nobody answered.
@@ -333,7 +358,7 @@ mod tests {
     }
 
     fn answer(task: u64, frame: usize) -> Answer {
-        Answer { task, labels: Labels::NONE, frames: Arc::from([frame]) }
+        Answer { thread: 1, task, labels: Labels::NONE, frames: Arc::from([frame]) }
     }
 
     /// The delay kept for a stack of this one frame.
@@ -372,7 +397,10 @@ mod tests {
         worker.hear(answer(5, 11), at(120));
         assert_eq!(worker.look(running(0), at(140)), Wish::Ask);
         worker.asked(at(140));
-        worker.hear(answer(6, 12), at(160));
+        let of_another_thread = Answer { thread: 2, ..answer(5, 13) };
+        assert_eq!(worker.hear(of_another_thread, at(150)), Verdict::Open);
+        assert_eq!(delay(13), None);
+        assert_eq!(worker.hear(answer(6, 12), at(160)), Verdict::SeveralTasks);
         assert_eq!(worker.look(running(0), at(500)), Wish::Nothing);
         assert_eq!((delay(11), delay(12)), (None, None));
     }

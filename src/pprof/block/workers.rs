@@ -15,7 +15,7 @@ use tokio::runtime::{Handle, Id};
 use super::super::sampler::{thread_name, threads_of_process};
 use super::super::sys;
 
-/// tokio's name for its threads, unless the builder was given another.
+/// tokio's name for its threads, unless the builder was given another. For a runtime of which no thread is known.
 const DEFAULT_NAME: &str = "tokio-rt-worker";
 
 #[derive(Clone, Copy, Debug)]
@@ -75,7 +75,9 @@ pub(super) fn candidates(runtime: Id) -> HashSet<i32> {
     let known = KNOWN.lock().clone();
     let of_runtime = known.iter().filter(|known| known.runtime == runtime);
     let mut names: HashSet<String> = of_runtime.map(|known| thread_name(known.thread)).collect();
-    names.insert(DEFAULT_NAME.to_owned());
+    if names.is_empty() {
+        names.insert(DEFAULT_NAME.to_owned());
+    }
     threads_of_process()
         .filter(|thread| known.iter().all(|known| known.thread != *thread))
         .filter(|thread| names.contains(&thread_name(*thread)))

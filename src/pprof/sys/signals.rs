@@ -35,6 +35,9 @@ impl Sampling {
     pub(in crate::pprof) fn start() -> Result<Self, CaptureError> {
         let ring = RING.get_or_init(|| Ring::new(SAMPLES));
         install_handler()?;
+        // What came after the last collection of an earlier sampling.
+        ring.take(|_, _| {});
+        ring.take_dropped();
         SAMPLING.store(true, Ordering::Release);
         Ok(Self(ring))
     }
@@ -168,14 +171,14 @@ extern "C" fn on_sigprof(_: libc::c_int, info: *mut libc::siginfo_t, context: *m
     if info.code == libc::SI_TIMER && info.value == (&raw const RING).addr() {
         if let Some(ring) = RING.get().filter(|_| SAMPLING.load(Ordering::Acquire)) {
             let weight = u32::try_from(info.overrun).unwrap_or(0).saturating_add(1);
-            ring.put(&Head { thread, weight, labels, poll: None }, |store| walk(registers, store));
+            ring.put(&Head { thread, weight, labels, poll: None }, |store| walk(thread, registers, store));
         }
     } else if info.code == libc::SI_QUEUE
         && info.value == (&raw const ANSWER_RING).addr()
         && let Some(ring) = ANSWER_RING.get()
     {
         let poll = poll_here();
-        ring.put(&Head { thread, weight: 1, labels, poll }, |store| walk(registers, store));
+        ring.put(&Head { thread, weight: 1, labels, poll }, |store| walk(thread, registers, store));
     }
     // SAFETY: as above.
     unsafe { *libc::__errno_location() = errno };

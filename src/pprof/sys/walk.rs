@@ -34,16 +34,16 @@ pub(super) fn registers(context: &libc::ucontext_t) -> Registers {
 /// A frame larger than this ends the walk: the register held something else.
 const MAX_FRAME_BYTES: usize = 256 << 10;
 const WORD: usize = size_of::<usize>();
-const WINDOW_WORDS: usize = 128;
+const WINDOW_WORDS: usize = 256;
 /// The least page size, across which one read may fail as a whole.
 const PAGE: usize = 4096;
 
-/// Follows the frame pointers: each points to the caller's, beside the return address.
-pub(super) fn walk(registers: Registers, store: &mut dyn FnMut(usize) -> bool) {
+/// Follows the frame pointers of the calling thread: each points to the caller's, beside the return address.
+pub(super) fn walk(thread: i32, registers: Registers, store: &mut dyn FnMut(usize) -> bool) {
     if !store(registers.instruction) {
         return;
     }
-    let mut window = Window { start: 0, words: [0; WINDOW_WORDS], len: 0 };
+    let mut window = Window::of(thread);
     let (mut lowest, mut frame) = (registers.stack, registers.frame);
     while frame % WORD == 0 && frame >= lowest && frame - lowest <= MAX_FRAME_BYTES {
         let Some([caller_frame, return_address]) = window.pair(frame) else {
@@ -58,12 +58,18 @@ pub(super) fn walk(registers: Registers, store: &mut dyn FnMut(usize) -> bool) {
 
 /// A copy of a piece of the stack, read by the kernel: an address that is not mapped is an error there, not a crash.
 struct Window {
+    thread: i32,
     start: usize,
     words: [usize; WINDOW_WORDS],
     len: usize,
 }
 
 impl Window {
+    /// Nothing yet of the process of that thread.
+    const fn of(thread: i32) -> Self {
+        Self { thread, start: 0, words: [0; WINDOW_WORDS], len: 0 }
+    }
+
     /// The two words at `address`.
     fn pair(&mut self, address: usize) -> Option<[usize; 2]> {
         let inside = address.checked_sub(self.start).map(|offset| offset / WORD);
@@ -87,7 +93,7 @@ impl Window {
         };
         // SAFETY: the kernel writes at most `words` words to `local`, which has room for them, and checks `remote`.
         let read = unsafe {
-            libc::process_vm_readv(libc::getpid(), &raw const local, 1, &raw const remote, 1, 0)
+            libc::process_vm_readv(self.thread, &raw const local, 1, &raw const remote, 1, 0)
         };
         self.start = address;
         self.len = usize::try_from(read).unwrap_or(0) / WORD;
@@ -98,6 +104,6 @@ impl Window {
 /// Whether the kernel reads this process's memory for it; some sandboxes refuse that.
 pub(in crate::pprof) fn stack_is_readable() -> bool {
     let here = [1_usize, 2];
-    let mut window = Window { start: 0, words: [0; WINDOW_WORDS], len: 0 };
+    let mut window = Window::of(super::this_thread());
     window.pair(here.as_ptr().addr()) == Some(here)
 }
