@@ -185,6 +185,26 @@ fn a_go_service_is_passed_on_normalised_and_profiled_through_the_sidecar() {
     });
 }
 
+#[test]
+fn a_client_that_leaves_ends_the_capture_in_the_service() {
+    run(async {
+        let home = home()?;
+        let service = Service::start(home.path(), User::Tests).await?;
+        let pprof = service.url("/debug/pprof");
+        let arguments = ["--target-pprof", pprof.as_str()];
+        let sidecar = Sidecar::start(home.path(), User::Tests, &arguments).await?;
+        let url = format!("http://{}/debug/pprof/profile?seconds=200", sidecar.address);
+        let patience = Duration::from_millis(500);
+        ensure!(sidecar.client.get(url).timeout(patience).send().await.is_err(), "no answer yet");
+        // Go refuses a second CPU profile while one is captured.
+        eventually(WAIT, "the next profile", async || {
+            let (status, _) = sidecar.get("/debug/pprof/profile?seconds=1").await?;
+            Ok((status == 200).then_some(()))
+        })
+        .await
+    });
+}
+
 /// The first row of `go tool pprof -top` on the sidecar.
 async fn top(address: &str, home: &Path) -> Result<String> {
     let mut command = Command::new("go");
