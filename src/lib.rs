@@ -144,5 +144,9 @@ pub mod cli;
 #[cfg(all(feature = "agent", feature = "adapter"))]
 pub mod command;
 
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
+
 #[cfg(feature = "agent")]
 pub use agent::{Agent, instrument, spawn};

@@ -39,6 +39,9 @@ mod target_process;
 #[cfg(test)]
 mod tests;
 
+#[cfg(fuzzing)]
+pub use target_families::read_any_target;
+
 use normalised::Normalised;
 use target_client::TargetClient;
 use target_families::TargetFamily;

@@ -220,6 +220,28 @@ pub(super) fn encode(
     profile.finish()
 }
 
+/// Reads `text` as jemalloc's dump, without labels and with some for every stack. For fuzzing.
+#[cfg(fuzzing)]
+pub fn read_any_dump(text: &str) {
+    let taken = Timestamp::from_millis(0);
+    let Ok(snapshot) = HeapSnapshot::parse(text, taken, &Known::default()) else { return };
+    let labels = Labels { trace: 1, ..Labels::NONE };
+    let group = |sampled: &Sampled| Group {
+        stack: labelled::stack_hash(sampled.stack.iter().map(|address| address + 1)),
+        labels,
+        bytes: sampled.live.bytes.unsigned_abs().max(1),
+        live: sampled.live.objects.unsigned_abs(),
+        all: sampled.all.objects.unsigned_abs(),
+    };
+    let known = Known { groups: snapshot.sampled.iter().map(group).collect(), lost: 0 };
+    let labelled = HeapSnapshot::parse(text, taken, &known).expect("labels change no syntax");
+    assert_eq!(labelled.sampled, snapshot.sampled);
+    assert!(snapshot.clone().since(Some(snapshot)).is_empty(), "nothing changed since now");
+    for usage in labelled.since(None).values() {
+        assert!(usage.object_bytes() >= 0);
+    }
+}
+
 impl HeapSnapshot {
     /// Reads `heap_v2` text: the interval, then for each stack a line `@ 0xpc …` and a line
     /// `t*: objects: bytes [all objects: all bytes]` (lines of single threads repeat the same and are skipped).
