@@ -75,10 +75,10 @@ miri: need-rust ## the lock-free parts on real threads, checked for data races a
 # fuzz/artifacts.
 fuzz: $(fuzz) ## drives every parser with inputs that follow its branches; some ten minutes to build
 	cp Cargo.lock fuzz/Cargo.lock
-	$(fuzz) build
+	RUSTUP_TOOLCHAIN=nightly $(fuzz) build
 	@set -e; for target in $(fuzz_targets); do \
 		mkdir -p fuzz/corpus/$$target; \
-		$(fuzz) run $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
+		RUSTUP_TOOLCHAIN=nightly $(fuzz) run $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
 			-max_total_time=$(fuzz_seconds) -timeout=10 -verbosity=0 -print_final_stats=1; \
 	done
 

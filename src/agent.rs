@@ -45,7 +45,7 @@ mod tests;
 mod thread;
 
 /// What `fuzz/` drives.
-#[cfg(fuzzing)]
+#[cfg(all(any(fuzzing, test), feature = "adapter"))]
 #[doc(hidden)]
 pub mod fuzzing {
     pub use super::exposition::read_any_accept;

@@ -144,7 +144,7 @@ pub mod cli;
 #[cfg(all(feature = "agent", feature = "adapter"))]
 pub mod command;
 
-#[cfg(fuzzing)]
+#[cfg(all(any(fuzzing, test), feature = "agent", feature = "adapter"))]
 #[doc(hidden)]
 pub mod fuzzing;
 

@@ -37,7 +37,7 @@ pub(crate) use sampler::{Pace, Slice as CpuSlice, Subscription as CpuSubscriptio
 pub use sys::thread_cpu_time;
 
 /// What `fuzz/` drives.
-#[cfg(fuzzing)]
+#[cfg(any(fuzzing, test))]
 #[doc(hidden)]
 pub mod fuzzing {
     pub use super::elf::read_any_elf;

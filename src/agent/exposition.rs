@@ -107,7 +107,7 @@ impl Format {
 }
 
 /// Reads `accept` as the header: what is answered is what its own content type asks for. For fuzzing.
-#[cfg(fuzzing)]
+#[cfg(any(fuzzing, test))]
 pub fn read_any_accept(accept: &str) {
     let format = Format::negotiate(Some(accept));
     assert_eq!(Format::negotiate(Some(format.content_type())), format);

@@ -28,7 +28,7 @@ mod exposed;
 mod recent;
 mod trace_context;
 
-#[cfg(fuzzing)]
+#[cfg(any(fuzzing, test))]
 pub use trace_context::read_any_traceparent;
 
 use endpoints::{Endpoint, Endpoints, Outcome};

@@ -39,7 +39,7 @@ mod target_process;
 #[cfg(test)]
 mod tests;
 
-#[cfg(fuzzing)]
+#[cfg(any(fuzzing, test))]
 pub use target_families::read_any_target;
 
 use normalised::Normalised;

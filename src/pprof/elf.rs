@@ -182,7 +182,7 @@ fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
 }
 
 /// Reads `bytes` as a file of code, and the name of what lies at `offset`. For fuzzing.
-#[cfg(fuzzing)]
+#[cfg(any(fuzzing, test))]
 pub fn read_any_elf(bytes: &[u8], offset: u64) {
     use std::io::Write as _;
     use std::os::fd::AsRawFd as _;

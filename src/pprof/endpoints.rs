@@ -214,7 +214,7 @@ fn addresses(request: &str) -> impl Iterator<Item = u64> {
 }
 
 /// Reads `text` as a list of addresses: printed, it reads as the same again. For fuzzing.
-#[cfg(fuzzing)]
+#[cfg(any(fuzzing, test))]
 pub fn read_any_symbol_list(text: &str) {
     let found: Vec<_> = addresses(text).collect();
     let printed: Vec<_> = found.iter().map(|address| format!("{address:#x}")).collect();

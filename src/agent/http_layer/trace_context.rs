@@ -53,7 +53,7 @@ fn hexadecimal(digits: &[u8]) -> Option<u128> {
 }
 
 /// Reads `text` as the header: its identifiers, printed, read as the same again. For fuzzing.
-#[cfg(fuzzing)]
+#[cfg(any(fuzzing, test))]
 pub fn read_any_traceparent(text: &[u8]) {
     if let Some(found) = TraceContext::parse(text) {
         let TraceContext { trace, span, sampled } = found;

@@ -237,7 +237,7 @@ fn quoted(text: &str) -> Option<(Cow<'_, str>, &str)> {
 }
 
 /// Reads `body`: what is passed on of it reads as the same families again, and is made into signals. For fuzzing.
-#[cfg(fuzzing)]
+#[cfg(any(fuzzing, test))]
 pub fn read_any_target(body: &[u8]) {
     let written = |families: &[TargetFamily<'_>]| {
         let mut text = String::new();
