@@ -23,7 +23,7 @@ const GROWTH: [f64; 8] = [
     1.090_507_732_665_257_7,
     1.189_207_115_002_721,
     1.296_839_554_651_009_6,
-    1.414_213_562_373_095_1,
+    std::f64::consts::SQRT_2,
     1.542_210_825_407_940_7,
     1.681_792_830_507_429,
     1.834_008_086_409_342_4,
@@ -75,7 +75,6 @@ const BY_SLICE: [Slice; SLICES] = {
 };
 
 /// 2^(step/8) s in nanoseconds, shifted so that its highest bit is set.
-#[expect(clippy::cast_possible_truncation, reason = "the 64 bits are left that were shifted down")]
 const fn shifted_bound(step: usize) -> u64 {
     let mantissa = GROWTH[step].to_bits() % OCTAVE + OCTAVE;
     let nanoseconds = mantissa as u128 * 1_000_000_000;
@@ -83,7 +82,6 @@ const fn shifted_bound(step: usize) -> u64 {
 }
 
 #[inline]
-#[expect(clippy::cast_possible_truncation, reason = "four bits are left")]
 const fn slice_of(shifted: u64) -> usize {
     (shifted >> (63 - SLICE_BITS)) as usize % SLICES
 }
