@@ -142,7 +142,7 @@ pub fn classic_bucket(duration: Duration) -> usize {
     over.div_ceil(CLASSIC_STEP).min(CLASSIC_BUCKETS)
 }
 
-/// Counts durations. At most 2 KiB per core, made when a thread first records.
+/// Counts durations. At most 4 KiB per core, made when a thread first records.
 #[derive(Debug, Default)]
 pub struct Histogram(Sharded<Counts>);
 
@@ -160,13 +160,13 @@ impl Default for Counts {
 }
 
 impl Histogram {
-    /// Counts one duration: two relaxed additions on lines that few threads share.
+    /// Counts one duration: two additions on lines that this thread has alone, or shares with few.
     #[inline]
     pub fn record(&self, duration: Duration) {
         let nanoseconds = nanoseconds(duration);
-        let own = self.0.own();
-        own.counts[position(nanoseconds)].fetch_add(1, Ordering::Relaxed);
-        own.sum_nanoseconds.fetch_add(nanoseconds, Ordering::Relaxed);
+        let (own, writers) = self.0.own();
+        writers.add(&own.counts[position(nanoseconds)], 1);
+        writers.add(&own.sum_nanoseconds, nanoseconds);
     }
 
     /// Adds what was counted so far. The sum may lack a duration that is being recorded; the count is that of the buckets.

@@ -105,18 +105,18 @@ impl Endpoint {
     }
 
     pub(super) fn start(&self) {
-        self.counts.own().started.fetch_add(1, Ordering::Relaxed);
+        self.counts.own().0.started.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn add_busy(&self, busy: Duration) {
         let nanoseconds = u64::try_from(busy.as_nanos()).unwrap_or(u64::MAX);
-        self.counts.own().busy_nanoseconds.fetch_add(nanoseconds, Ordering::Relaxed);
+        self.counts.own().0.busy_nanoseconds.fetch_add(nanoseconds, Ordering::Relaxed);
     }
 
     /// Counts the request as ended, and gives `record` the series of its outcome.
     pub(super) fn finish(&self, outcome: Outcome, record: impl FnOnce(&Series)) {
         // Whoever sees this one sees that it was started, on whatever thread.
-        self.counts.own().finished.fetch_add(1, Ordering::Release);
+        self.counts.own().0.finished.fetch_add(1, Ordering::Release);
         let series = self.series.load();
         match series.iter().find(|series| series.outcome == outcome) {
             Some(known) => record(known),
