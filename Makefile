@@ -1,7 +1,7 @@
 # The front door. `make run` shows Headroom at work without a cluster; `make test` proves all of it against real Kubernetes.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test cluster fmt lint unit loom miri fuzz it bench deny features docs crd
+.PHONY: help run test cluster fmt lint unit loom miri fuzz it soak bench deny features docs crd
 
 cache := $(or $(HEADROOM_CACHE),$(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME)/headroom,$(HOME)/.cache/headroom))
 deny_version := 0.20.2
@@ -90,6 +90,9 @@ kubernetes:
 
 it: kubernetes ## integration tests on a real control plane
 	cargo test --test it -- --test-threads 4
+
+soak: need-rust need-cc ## ten minutes of everything the agent does at once, under load
+	HEADROOM_SOAK_SECONDS=600 cargo test --test it -- soak:: --nocapture
 
 # With the profile of `make run` and `make test`: that of `cargo bench` would compile every crate again.
 bench: need-rust need-cc ## what the histogram, the request layer and a scrape cost; fails where a bar is missed

@@ -19,6 +19,15 @@ mod histogram;
 mod requests;
 #[path = "../src/pprof/ring.rs"]
 mod ring;
+#[path = "../src/signals/sharded/seats.rs"]
+mod seats;
+
+/// Where the histogram looks for its neighbour.
+mod signals {
+    pub mod sharded {
+        pub use crate::seats::Writers;
+    }
+}
 
 /// The words that the ring takes from its neighbour.
 mod labels {
@@ -45,11 +54,13 @@ mod labels {
 
 use labels::{Labels, Name};
 use ring::{Head, Poll, Ring};
+use seats::{Seats, Writers};
 
 fn main() {
     check("a stack is taken once and whole, or counted as dropped", || ring(1, [1, 1]));
     check("a slot that is taken is free for the next stack", || ring(1, [2, 1]));
     check("two slots keep two stacks", || ring(2, [1, 1]));
+    check("what is written on leased and shared seats adds up", seats_change_hands);
     check("a histogram's counts never fall and add up", histogram_counts);
     check("a request that ended was started, on whatever threads", requests_under_way);
 }
@@ -123,6 +134,29 @@ fn ring(slots: usize, stacks: [u32; 2]) {
     assert!(kept >= 1 && (slots == 1 || kept == 2), "{kept} kept in {slots} slots");
 }
 
+/// Three threads want the one seat there is; two give it back, so that it changes hands.
+fn seats_change_hands() {
+    let shared = Arc::new((Seats::new(1), [histogram::Counts::<1>::default(), Default::default()]));
+    let write = |of: &(Seats, [histogram::Counts<1>; 2])| {
+        let seat = of.0.lease().unwrap_or_else(|| of.0.shared());
+        let copy = &of.1[usize::from(seat >= seats::MAX_CORES)];
+        copy.record(Writers::of(seat), 0, 3);
+        copy.record(Writers::of(seat), 0, 4);
+        seat
+    };
+    let writers = [(); 2].map(|()| {
+        let shared = Arc::clone(&shared);
+        thread::spawn(move || shared.0.give_back(write(&shared)))
+    });
+    write(&shared);
+    for writer in writers {
+        writer.join().expect("writing does not panic");
+    }
+    let (mut sum, mut buckets) = (0, [0]);
+    shared.1.iter().for_each(|copy| copy.add_to(&mut sum, &mut buckets));
+    assert_eq!((sum, buckets), (21, [6]));
+}
+
 /// Two threads record, a third looks twice meanwhile.
 fn histogram_counts() {
     let counts = Arc::new(histogram::Counts::<2>::default());
@@ -134,8 +168,8 @@ fn histogram_counts() {
     let recorder = |bucket: usize, nanoseconds: u64| {
         let counts = Arc::clone(&counts);
         thread::spawn(move || {
-            counts.record(bucket, nanoseconds);
-            counts.record(1, nanoseconds);
+            counts.record(Writers::Several, bucket, nanoseconds);
+            counts.record(Writers::Several, 1, nanoseconds);
         })
     };
     let recorders = [recorder(0, 3), recorder(1, 5)];

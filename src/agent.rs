@@ -65,9 +65,9 @@ pub use jemalloc::MALLOC_CONF;
 
 use access::Gate;
 use collector::SignalCollector;
-use evidence::Evidence;
+use evidence::{Evidence, Subject};
 use exposition::{Exposition, Format};
-use server::{Routes, ServerMetrics};
+use server::{Routes, ServerMetrics, Sources};
 
 /// The port of the agent unless the service names another.
 pub const DEFAULT_PORT: u16 = 9469;
@@ -170,7 +170,8 @@ impl AgentBuilder {
         let exposition = Exposition::new(registry.clone(), http_layer.clone());
         let stop = CancellationToken::new();
         let service = pprof::Service { name: self.service, version: self.version };
-        let evidence = Evidence::new(service.clone(), clock, self.evidence);
+        let subject = Subject::Itself(service.clone(), service_runtime.clone());
+        let evidence = Evidence::new(subject, clock, self.evidence);
         let part = thread::AgentThread {
             listener,
             debug_listener,
@@ -179,6 +180,7 @@ impl AgentBuilder {
                 progress: progress.clone(),
                 service,
                 service_runtime: service_runtime.clone(),
+                sources: Sources::new(collectors.clone(), clock),
                 evidence,
                 gate: Gate(self.authenticator),
             },

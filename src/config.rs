@@ -33,8 +33,8 @@ mod tests;
 mod value;
 
 pub use sections::{
-    AdapterConfig, AgentConfig, CaptureConfig, CaptureRule, HttpUrl, HttpUrlError, ProcessChoice,
-    RingConfig, ScrapeConfig, TargetConfig,
+    AdapterConfig, AgentConfig, CaptureConfig, CaptureRule, Credential, DebugConfig, HttpUrl,
+    HttpUrlError, ProcessChoice, RingConfig, ScrapeConfig, TargetConfig,
 };
 
 #[cfg(all(feature = "agent", feature = "adapter"))]

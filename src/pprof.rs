@@ -111,3 +111,9 @@ pub(crate) fn heap_profile(service: &Service) -> Result<Vec<u8>, CaptureError> {
     let snapshot = heap::snapshot(view)?;
     Ok(heap::encode(service, view, symbols::Detail::Functions, snapshot, None))
 }
+
+/// The tasks of a runtime and their spawn sites, as the endpoint `tasks` gives them.
+#[cfg(feature = "agent")]
+pub(crate) fn tasks_profile(service: &Service, runtime: &tokio::runtime::Handle) -> Vec<u8> {
+    endpoints::tasks_profile(service, runtime)
+}

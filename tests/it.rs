@@ -17,6 +17,7 @@ mod support {
     pub(crate) mod played;
     pub(crate) mod process;
     pub(crate) mod programs;
+    pub(crate) mod sample;
     pub(crate) mod shared;
     pub(crate) mod timeline;
     pub(crate) mod workload;
@@ -46,6 +47,8 @@ mod sandbox;
 mod scaling;
 #[path = "it/sidecar.rs"]
 mod sidecar;
+#[path = "it/soak.rs"]
+mod soak;
 
 /// `make cluster`: everything these tests use, for a person to look at.
 #[test]

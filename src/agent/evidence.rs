@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 
 use crate::pprof::{self, CpuSlice, CpuSubscription, Pace};
 use crate::signals::{Family, Snapshot};
@@ -29,7 +30,8 @@ mod tests;
 pub use ring::RingLimits;
 pub use rules::PinRule;
 
-use capture::{Captures, File};
+use capture::Captures;
+pub(super) use capture::File;
 use disk::Directory;
 use ring::EvidenceRing;
 pub(super) use ring::{Slice, SliceValue};
@@ -69,6 +71,9 @@ impl Default for EvidenceOptions {
     }
 }
 
+/// Spawn sites in the census of a slice: those with the most tasks.
+const MAX_SITES: usize = 32;
+
 /// The window of a pin around the moment it is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Window {
@@ -86,12 +91,27 @@ impl Default for Window {
 #[derive(Clone, Debug)]
 pub(super) struct Evidence(Arc<Shared>);
 
+/// Whose evidence is kept.
+#[derive(Debug)]
+pub(super) enum Subject {
+    /// This process's: its CPU samples, its memory, and the tasks of that runtime.
+    Itself(pprof::Service, Handle),
+    /// That of a process beside this one, which serves profiles of its own, or none.
+    Neighbour(Arc<dyn NeighbourProfiles>),
+}
+
+/// The profiles of a process beside this one.
+pub(super) trait NeighbourProfiles: std::fmt::Debug + Send + Sync {
+    /// Asks for them, and says what there is not. Blocks for up to some seconds.
+    fn fetch(&self) -> (Vec<File>, Vec<String>);
+}
+
 #[derive(Debug)]
 struct Shared {
-    service: pprof::Service,
+    subject: Subject,
     clock: Clock,
     state: Mutex<State>,
-    /// `None` with the ring off, or while another profiler has the signal.
+    /// `None` with the ring off, of a neighbour, or while another profiler has the signal.
     cpu: Mutex<Option<CpuSubscription>>,
     is_off: bool,
     directory: Option<Directory>,
@@ -116,8 +136,8 @@ struct Work {
 }
 
 impl Evidence {
-    pub(super) fn new(service: pprof::Service, clock: Clock, options: EvidenceOptions) -> Self {
-        let is_off = options.is_off();
+    pub(super) fn new(subject: Subject, clock: Clock, options: EvidenceOptions) -> Self {
+        let is_off = options.is_off() || matches!(subject, Subject::Neighbour(_));
         let directory = options.directory.map(Directory::new);
         let state = State {
             ring: EvidenceRing::new(options.ring),
@@ -128,7 +148,13 @@ impl Evidence {
         };
         let (state, encoding) = (Mutex::new(state), Mutex::new(()));
         let cpu = Mutex::new(None);
-        Self(Arc::new(Shared { service, clock, state, cpu, is_off, directory, encoding }))
+        Self(Arc::new(Shared { subject, clock, state, cpu, is_off, directory, encoding }))
+    }
+
+    /// Replaces what pins by itself.
+    #[cfg(feature = "adapter")]
+    pub(super) fn set_rules(&self, rules: Vec<PinRule>, memory_near_limit: f64) {
+        self.0.state.lock().rules.replace(rules, memory_near_limit);
     }
 
     /// Takes what a tick saw. Captures that are due are encoded on a thread of the runtime this is called in.
@@ -137,7 +163,10 @@ impl Evidence {
         let mut work = Vec::new();
         {
             let mut state = self.0.state.lock();
-            let values = state.series.values(snapshot);
+            let mut values = state.series.values(snapshot);
+            if matches!(self.0.subject, Subject::Itself(..)) {
+                values.extend(tasks_by_site());
+            }
             let since = std::mem::replace(&mut state.former, now.wall);
             let slice = Arc::new(Slice { since, until: now, cpu, values });
             state.ring.push(slice.clone());
@@ -191,7 +220,7 @@ impl Shared {
     /// Encodes what a capture has so far. Blocks for about 20 ms.
     fn encode(&self, work: &Work) {
         let _alone = self.encoding.lock();
-        let (files, missing) = encode(&self.service, &work.slices);
+        let (files, missing) = encode(&self.subject, &work.slices);
         let put = self.state.lock().captures.put(work, files, missing);
         let Some(capture) = put else { return };
         if let Some(directory) = &self.directory
@@ -206,27 +235,49 @@ impl Shared {
     /// The files of the last `before` of the ring, without pinning them.
     fn recent(&self, before: Duration) -> Vec<File> {
         let slices = self.state.lock().ring.last(before, self.clock.now());
-        encode(&self.service, &slices).0
+        encode(&self.subject, &slices).0
     }
 }
 
 /// The files of a capture, and what it has to do without.
-fn encode(service: &pprof::Service, slices: &[Arc<Slice>]) -> (Vec<File>, Vec<String>) {
-    let mut missing = Vec::new();
-    let mut files = vec![File::new("signals.json", signals(slices))];
+fn encode(subject: &Subject, slices: &[Arc<Slice>]) -> (Vec<File>, Vec<String>) {
+    let (mut files, missing) = match subject {
+        Subject::Itself(service, runtime) => own_profiles(service, runtime, slices),
+        Subject::Neighbour(profiles) => profiles.fetch(),
+    };
+    files.push(File::new("signals.json", signals(slices)));
+    (files, missing)
+}
+
+fn own_profiles(
+    service: &pprof::Service,
+    runtime: &Handle,
+    slices: &[Arc<Slice>],
+) -> (Vec<File>, Vec<String>) {
+    let (mut files, mut missing) = (Vec::new(), Vec::new());
     if let (Some(first), Some(last)) = (slices.first(), slices.last()) {
         let duration = last.until.wall.since(first.since);
         let samples = slices.iter().map(|slice| &slice.cpu);
         let cpu = pprof::encode_cpu(service, samples, first.since, duration);
         files.push(File::new("profile", cpu));
     } else {
-        missing.push("the ring was empty".to_owned());
+        missing.push("profile: the ring was empty".to_owned());
     }
+    files.push(File::new("tasks", pprof::tasks_profile(service, runtime)));
     match pprof::heap_profile(service) {
         Ok(heap) => files.push(File::new("heap", heap)),
-        Err(error) => missing.push(crate::telemetry::error_chain(&error)),
+        Err(error) => missing.push(format!("heap: {}", crate::telemetry::error_chain(&error))),
     }
     (files, missing)
+}
+
+/// The task census of a slice.
+fn tasks_by_site() -> impl Iterator<Item = SliceValue> {
+    pprof::tasks::largest_sites(MAX_SITES).into_iter().map(|(site, live)| SliceValue {
+        name: "tasks_by_site",
+        labels: format!("site={site:?}").into(),
+        value: live as f64,
+    })
 }
 
 /// `{"series": [{"name", "labels", "points": [[unix seconds, value], …]}]}`.

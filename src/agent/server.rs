@@ -24,6 +24,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::Mutex;
 use prometheus::{IntCounter, Registry};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
@@ -38,7 +39,9 @@ use super::evidence::{self, Evidence};
 use super::exposition::{Exposition, Format};
 use crate::pprof;
 use crate::probes::Progress;
+use crate::signals::Collectors;
 use crate::signals::catalogue::families;
+use crate::time::Clock;
 
 mod patient;
 use patient::Patient;
@@ -62,6 +65,7 @@ pub(super) struct Routes {
     pub(super) service: pprof::Service,
     /// The one whose tasks are counted.
     pub(super) service_runtime: Handle,
+    pub(super) sources: Sources,
     pub(super) evidence: Evidence,
     pub(super) gate: Gate,
 }
@@ -80,9 +84,31 @@ impl Routes {
     pub(super) fn debug(&self) -> Router {
         Router::new()
             .merge(pprof::routes(&self.service, Some(self.service_runtime.clone())))
+            .route(SOURCES_PATH, get(sources))
+            .with_state(self.sources.clone())
             .merge(evidence::routes(self.evidence.clone()))
             .layer(middleware::from_fn_with_state(self.gate.clone(), access::check))
     }
+}
+
+/// Where the page of the sources is: what can be read, and what not and why.
+pub(super) const SOURCES_PATH: &str = "/debug/headroom/sources";
+
+/// What the page of the sources is made from.
+#[derive(Clone)]
+pub(super) struct Sources {
+    collectors: Arc<Mutex<Collectors>>,
+    clock: Clock,
+}
+
+impl Sources {
+    pub(super) const fn new(collectors: Arc<Mutex<Collectors>>, clock: Clock) -> Self {
+        Self { collectors, clock }
+    }
+}
+
+async fn sources(State(Sources { collectors, clock }): State<Sources>) -> String {
+    collectors.lock().reasons_text(clock.now())
 }
 
 /// What a scrape needs. Collectors that the service registered are foreign code, which may wait for a lock that the service

@@ -8,34 +8,42 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::header;
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use parking_lot::Mutex;
 use prometheus::Registry;
 use prometheus::proto::MetricFamily;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use super::access::{self, Authenticator, Gate};
 use super::collector::metric_families;
+use super::evidence::{self, Evidence, EvidenceOptions, PinRule, RingLimits, Subject};
 use super::exposition::{self, Format};
-use super::server::{self, ServerMetrics};
-use crate::config::{AgentConfig, Live};
+use super::server::{self, SOURCES_PATH, ServerMetrics};
+use crate::config::{AgentConfig, CaptureConfig, CaptureRule, Live};
 use crate::probes::Progress;
 use crate::signals::catalogue::families;
 use crate::signals::host::HostCollector;
 use crate::signals::{Snapshot, Unavailable};
 use crate::telemetry::error_chain;
 use crate::time::Clock;
+use crate::units::Measure as _;
 
 mod normalised;
 mod pprof_proxy;
 mod target_client;
 mod target_families;
 mod target_process;
+mod target_profiles;
 #[cfg(test)]
 mod tests;
 
@@ -46,9 +54,7 @@ use normalised::Normalised;
 use target_client::TargetClient;
 use target_families::TargetFamily;
 use target_process::TargetProcess;
-
-/// Where the page of the sources is.
-pub const SOURCES_PATH: &str = "/debug/headroom/sources";
+use target_profiles::TargetProfiles;
 
 /// Families of these names are the sidecar's own, whatever the service serves.
 const OWN_PREFIXES: [&str; 2] = ["headroom_agent_", "headroom_config_"];
@@ -78,6 +84,8 @@ struct Shared {
     server_metrics: ServerMetrics,
     clock: Clock,
     client: TargetClient,
+    evidence: Evidence,
+    gate: Gate,
     kernel: Mutex<Kernel>,
     /// The reason of each source that had no values at the last scrape.
     reasons: Mutex<HashMap<&'static str, String>>,
@@ -91,7 +99,8 @@ struct Kernel {
 }
 
 impl Sidecar {
-    /// A sidecar with that configuration. Its own metrics go to `registry`, which is served too.
+    /// A sidecar with that configuration, made inside the runtime that will serve it. Its own metrics go to `registry`,
+    /// which is served too. `authenticator` judges the tokens of requests under `/debug/`.
     ///
     /// # Errors
     /// [`SidecarError`]: the HTTP client or the metrics.
@@ -99,7 +108,13 @@ impl Sidecar {
         live: Live<AgentConfig>,
         registry: Registry,
         clock: Clock,
+        authenticator: Option<Arc<dyn Authenticator>>,
     ) -> Result<Self, SidecarError> {
+        let client = TargetClient::new()?;
+        let runtime = Handle::current();
+        let profiles = TargetProfiles { client: client.clone(), live: live.clone(), runtime };
+        let options = evidence_options(&live.current().config.capture);
+        let evidence = Evidence::new(Subject::Neighbour(Arc::new(profiles)), clock, options);
         let server_metrics = ServerMetrics::register(&registry)?;
         let kernel = Kernel { process: TargetProcess::new(), host: HostCollector::new() };
         Ok(Self(Arc::new(Shared {
@@ -107,27 +122,78 @@ impl Sidecar {
             registry,
             server_metrics,
             clock,
-            client: TargetClient::new()?,
+            client,
+            evidence,
+            gate: Gate(authenticator),
             kernel: Mutex::new(kernel),
             reasons: Mutex::default(),
         })))
     }
 
-    /// All routes.
-    pub fn routes(&self, progress: &Progress) -> Router {
+    /// Metrics and probes.
+    pub fn public_routes(&self, progress: &Progress) -> Router {
         Router::new()
             .route("/metrics", get(metrics))
-            .route(SOURCES_PATH, get(sources))
             .with_state(self.clone())
-            .merge(pprof_proxy::routes(self.clone()))
-            .merge(self.0.live.routes())
             .merge(progress.routes())
     }
 
-    /// Serves until `stop`, then lets running answers finish for half a second.
-    pub async fn serve(&self, listener: TcpListener, progress: &Progress, stop: CancellationToken) {
-        let metrics = self.0.server_metrics.clone();
-        server::serve(listener, self.routes(progress), metrics, stop).await;
+    /// Profiles, captures and pages, for those who may.
+    pub fn debug_routes(&self) -> Router {
+        Router::new()
+            .route(SOURCES_PATH, get(sources))
+            .with_state(self.clone())
+            .merge(pprof_proxy::routes(self.clone()))
+            .merge(evidence::routes(self.0.evidence.clone()))
+            .merge(self.0.live.routes())
+            .layer(middleware::from_fn_with_state(self.0.gate.clone(), access::check))
+    }
+
+    /// Serves until `stop`, then lets running answers finish for half a second. With `debug` that listener serves
+    /// `/debug/` alone.
+    pub async fn serve(
+        &self,
+        listener: TcpListener,
+        debug: Option<TcpListener>,
+        progress: &Progress,
+        stop: CancellationToken,
+    ) {
+        let serve = |listener, router| {
+            server::serve(listener, router, self.0.server_metrics.clone(), stop.clone())
+        };
+        let public = self.public_routes(progress);
+        let serving = async {
+            match debug {
+                None => serve(listener, public.merge(self.debug_routes())).await,
+                Some(debug) => {
+                    let apart = serve(debug, self.debug_routes());
+                    tokio::join!(serve(listener, public), apart);
+                }
+            }
+        };
+        tokio::select! {
+            () = serving => {}
+            () = self.keep_evidence() => {}
+        }
+    }
+
+    /// What the kernel says of the process, once a second, into the ring.
+    async fn keep_evidence(&self) {
+        let mut ticks = tokio::time::interval(Duration::from_secs(1));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut former = None;
+        loop {
+            ticks.tick().await;
+            let config = self.config();
+            if former.as_ref() != Some(&config.capture) {
+                let EvidenceOptions { rules, memory_near_limit, .. } =
+                    evidence_options(&config.capture);
+                self.0.evidence.set_rules(rules, memory_near_limit);
+                former = Some(config.capture.clone());
+            }
+            let (snapshot, _) = self.kernel(&config).await;
+            self.0.evidence.tick(self.0.clock.now(), &snapshot);
+        }
     }
 
     fn config(&self) -> AgentConfig {
@@ -207,6 +273,20 @@ impl Sidecar {
                 }
             }
         }
+    }
+}
+
+fn evidence_options(config: &CaptureConfig) -> EvidenceOptions {
+    let rule = |rule: &CaptureRule| PinRule {
+        signal: rule.signal.clone(),
+        above: rule.above,
+        cooldown: rule.cooldown,
+    };
+    EvidenceOptions {
+        ring: RingLimits { window: config.ring.window, bytes: config.ring.size_bytes },
+        rules: config.rules.iter().map(rule).collect(),
+        memory_near_limit: config.memory_near_limit.get(),
+        directory: config.directory.clone(),
     }
 }
 

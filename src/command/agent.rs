@@ -1,5 +1,8 @@
 //! `headroom agent`: the sidecar beside a service in any language.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+
 use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -7,8 +10,9 @@ use tracing::info;
 
 use super::{configured, shutdown};
 use crate::agent::sidecar::Sidecar;
+use crate::agent::{Authenticator, ClusterAccess, TokenFile};
 use crate::cli::AgentArgs;
-use crate::config::{AgentConfig, Inputs};
+use crate::config::{AgentConfig, Credential, Inputs};
 use crate::probes::Progress;
 use crate::telemetry::Telemetry;
 use crate::time::Clock;
@@ -27,21 +31,41 @@ pub(super) fn run(args: &AgentArgs) -> anyhow::Result<()> {
         let inputs = Inputs::from_process(args.flags(), args.config.clone());
         let live = configured::start::<AgentConfig>(inputs, &registry)?;
         let config = live.current().config.clone();
-        let listener = TcpListener::bind(config.bind)
-            .await
-            .with_context(|| format!("cannot listen on {} (agent.bind)", config.bind))?;
+        let listener = listen(config.bind, "agent.bind").await?;
+        let debug = match config.debug.bind {
+            Some(address) => Some(listen(address, "agent.debug.bind").await?),
+            None => None,
+        };
+        let authenticator = authenticator(&config.debug.credential).await?;
         let address = listener.local_addr().context("cannot tell the address")?;
         let clock = Clock::start();
         let progress = Progress::new(clock);
-        let sidecar = Sidecar::new(live.clone(), registry, clock)?;
+        let sidecar = Sidecar::new(live.clone(), registry, clock, authenticator)?;
         info!(address = %address, service = config.service, "the sidecar serves");
         let following = CancellationToken::new();
         let level = |config: &AgentConfig| config.log_level.clone();
         tokio::select! {
-            () = sidecar.serve(listener, &progress, stop) => {}
+            () = sidecar.serve(listener, debug, &progress, stop) => {}
             () = configured::follow(live, following, level) => {}
         }
         info!("the sidecar ends");
         Ok(())
+    })
+}
+
+async fn listen(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address} ({key})"))
+}
+
+async fn authenticator(credential: &Credential) -> anyhow::Result<Option<Arc<dyn Authenticator>>> {
+    Ok(match credential {
+        Credential::None => None,
+        Credential::TokenFile(file) => Some(Arc::new(TokenFile::new(file))),
+        Credential::TokenReview => {
+            let client = kube::Client::try_default()
+                .await
+                .context("agent.debug.tokenReview needs the cluster's configuration")?;
+            Some(Arc::new(ClusterAccess::new(client, Vec::new())))
+        }
     })
 }

@@ -11,8 +11,8 @@ use super::layers::Setting;
 use super::problem::{ConfigError, Place, Problem};
 use super::value::Value;
 use super::{
-    AdapterConfig, AgentConfig, CaptureConfig, CaptureRule, HttpUrl, ProcessChoice, RingConfig,
-    ScrapeConfig, TargetConfig,
+    AdapterConfig, AgentConfig, CaptureConfig, CaptureRule, Credential, DebugConfig, HttpUrl,
+    ProcessChoice, RingConfig, ScrapeConfig, TargetConfig,
 };
 use crate::units::Ratio;
 
@@ -97,6 +97,13 @@ impl Values<'_> {
         }
     }
 
+    fn switch(&self, path: &str) -> Option<bool> {
+        match self.get(path)? {
+            Value::Switch(switch) => Some(*switch),
+            _ => None,
+        }
+    }
+
     fn rules(&self, path: &str) -> Option<Vec<CaptureRule>> {
         match self.get(path)? {
             Value::Rules(rules) => Some(rules.clone()),
@@ -130,6 +137,11 @@ impl Section for AgentConfig {
                 },
                 memory_near_limit: values.share("agent.capture.memoryNearLimit").expect(TYPED),
                 rules: values.rules("agent.capture.rules").expect(TYPED),
+                directory: values.file("agent.capture.directory"),
+            },
+            debug: DebugConfig {
+                bind: values.address("agent.debug.bind"),
+                credential: credential(&values)?,
             },
         })
     }
@@ -148,6 +160,20 @@ fn not_itself(values: &Values<'_>) -> Result<(), ConfigError> {
     };
     let problems: Vec<_> = wrong.map(problem).collect();
     if problems.is_empty() { Ok(()) } else { Err(ConfigError(problems)) }
+}
+
+fn credential(values: &Values<'_>) -> Result<Credential, ConfigError> {
+    let review = values.switch("agent.debug.tokenReview").expect(TYPED);
+    match (values.file("agent.debug.tokenFile"), review) {
+        (None, false) => Ok(Credential::None),
+        (Some(file), false) => Ok(Credential::TokenFile(file)),
+        (None, true) => Ok(Credential::TokenReview),
+        (Some(_), true) => Err(ConfigError(vec![Problem {
+            place: Place::Together,
+            path: "agent.debug.tokenFile".to_owned(),
+            message: "excludes agent.debug.tokenReview; set one of them".to_owned(),
+        }])),
+    }
 }
 
 fn process(values: &Values<'_>) -> Result<ProcessChoice, ConfigError> {

@@ -73,6 +73,8 @@ pub enum Kind {
     },
     /// A number above 0 and up to 1.
     Share,
+    /// `true` or `false`.
+    Switch,
     /// What is logged, as `HEADROOM_LOG` says it.
     LogFilter,
     /// A list of [`super::CaptureRule`].
@@ -95,6 +97,7 @@ impl Kind {
             Self::Bytes { .. } => "bytes (quantity)",
             Self::Count { .. } => "number",
             Self::Share => "share of 1",
+            Self::Switch => "true or false",
             Self::LogFilter => "log filter",
             Self::Rules => "list of rules",
         }
@@ -247,6 +250,38 @@ pub const KEYS: &[Key] = &[
         default: Some("[]"),
         change: Change::Hot,
         meaning: "what else makes a capture: a list of `{signal, above, cooldown}`, cooldown 5m unless given; YAML in the environment too",
+    },
+    Key {
+        path: "agent.capture.directory",
+        env: &["HEADROOM_AGENT_CAPTURE_DIRECTORY"],
+        kind: Kind::File,
+        default: None,
+        change: Change::Restart,
+        meaning: "where captures are kept beside memory, such as a mounted emptyDir: there they outlive the container",
+    },
+    Key {
+        path: "agent.debug.bind",
+        env: &["HEADROOM_AGENT_DEBUG_BIND"],
+        kind: Kind::Address,
+        default: None,
+        change: Change::Restart,
+        meaning: "serves `/debug/` there alone; not set: beside the metrics",
+    },
+    Key {
+        path: "agent.debug.tokenFile",
+        env: &["HEADROOM_AGENT_DEBUG_TOKEN_FILE"],
+        kind: Kind::File,
+        default: None,
+        change: Change::Restart,
+        meaning: "a file with the bearer token that `/debug/` asks for; read at each request; excludes `agent.debug.tokenReview`",
+    },
+    Key {
+        path: "agent.debug.tokenReview",
+        env: &["HEADROOM_AGENT_DEBUG_TOKEN_REVIEW"],
+        kind: Kind::Switch,
+        default: Some("false"),
+        change: Change::Restart,
+        meaning: "`/debug/` asks for a token of the cluster whose holder has the right to `get` (to change something: `create`) the non-resource URL",
     },
     Key {
         path: "adapter.bindAddress",

@@ -26,6 +26,28 @@ pub struct AgentConfig {
     pub target: TargetConfig,
     /// What is kept of the past when something goes wrong.
     pub capture: CaptureConfig,
+    /// Who may see profiles and captures.
+    pub debug: DebugConfig,
+}
+
+/// Where `/debug/` is served, and to whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DebugConfig {
+    /// An address of its own; `None`: beside the metrics.
+    pub bind: Option<SocketAddr>,
+    /// What a request must bring.
+    pub credential: Credential,
+}
+
+/// What a request under `/debug/` must bring.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Credential {
+    /// Nothing; to change something, it must come from loopback.
+    None,
+    /// The token in this file.
+    TokenFile(PathBuf),
+    /// A token of the cluster, whose holder has the right.
+    TokenReview,
 }
 
 /// The service beside the sidecar: what it serves, and which process it is.
@@ -65,6 +87,8 @@ pub struct CaptureConfig {
     pub memory_near_limit: Ratio,
     /// What else makes a capture.
     pub rules: Vec<CaptureRule>,
+    /// Where captures are kept beside memory.
+    pub directory: Option<PathBuf>,
 }
 
 /// The bounds of the samples that are always kept.

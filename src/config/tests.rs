@@ -51,6 +51,7 @@ fn every_key_of_the_table_is_read_by_its_section() {
             Kind::Duration { .. } => "7s",
             Kind::Bytes { .. } => "77Ki",
             Kind::Share => "0.7",
+            Kind::Switch => "true",
             Kind::LogFilter => "trace",
             Kind::Rules => "[{signal: a, above: 1}]",
         };

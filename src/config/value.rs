@@ -26,6 +26,7 @@ pub(super) enum Value {
     /// Bytes, counts and ports.
     Whole(u64),
     Share(Ratio),
+    Switch(bool),
     Rules(Vec<CaptureRule>),
 }
 
@@ -65,6 +66,11 @@ pub(super) fn parse(kind: Kind, text: &str) -> Result<Value, String> {
         Kind::Share => match text.parse().ok().and_then(|share| Ratio::new(share).ok()) {
             Some(share) if share.get() > 0.0 && share.get() <= 1.0 => Ok(Value::Share(share)),
             _ => Err(format!("{text:?} is not a number above 0 and up to 1")),
+        },
+        Kind::Switch => match text {
+            "true" => Ok(Value::Switch(true)),
+            "false" => Ok(Value::Switch(false)),
+            _ => Err(format!("{text:?} is neither true nor false")),
         },
         Kind::LogFilter => EnvFilter::try_new(text)
             .map(|_| Value::Text(text.to_owned()))

@@ -167,6 +167,12 @@ async fn encoded(
         .await
 }
 
+#[cfg(feature = "agent")]
+pub(super) fn tasks_profile(service: &Service, runtime: &Handle) -> Vec<u8> {
+    let snapshot = kind::Snapshot::Counts(super::tasks::census(Some(runtime)));
+    Kind::Tasks.encode(service, Detail::Functions, snapshot, None)
+}
+
 /// Why there is no profile of that name.
 fn why_not(name: &str) -> &'static str {
     match name {

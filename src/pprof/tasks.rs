@@ -30,6 +30,17 @@ pub(super) use census::{alive, census, listing, suspected, suspects_text};
 use registry::{REGISTRY, Registry, Slot};
 use site::Site;
 
+/// The spawn sites with the most live tasks, as `file:line`, with how many. Costs nothing per task.
+#[cfg(feature = "agent")]
+pub(crate) fn largest_sites(most: usize) -> Vec<(String, u64)> {
+    let live = |site: &'static Site| (site, site.live.load(Ordering::Relaxed));
+    let mut sites: Vec<_> = REGISTRY.sites().into_iter().map(live).collect();
+    sites.retain(|(_, live)| *live > 0);
+    sites.sort_by_key(|(_, live)| std::cmp::Reverse(*live));
+    sites.truncate(most);
+    sites.into_iter().map(|(site, live)| (site.place(), live)).collect()
+}
+
 /// Spawns a task on the current tokio runtime, as `tokio::spawn` does, and keeps it in the profiles `tasks` and `taskleak`
 /// under the place of this call. CPU and heap samples taken while it is polled carry that place as label `task`, and the
 /// endpoint and trace of the request that spawned it.

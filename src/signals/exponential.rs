@@ -26,7 +26,7 @@ const GROWTH: [f64; 8] = [
     1.090_507_732_665_257_7,
     1.189_207_115_002_721,
     1.296_839_554_651_009_6,
-    1.414_213_562_373_095_1,
+    std::f64::consts::SQRT_2,
     1.542_210_825_407_940_7,
     1.681_792_830_507_429,
     1.834_008_086_409_342_4,
@@ -78,7 +78,6 @@ const BY_SLICE: [Slice; SLICES] = {
 };
 
 /// 2^(step/8) s in nanoseconds, shifted so that its highest bit is set.
-#[expect(clippy::cast_possible_truncation, reason = "the 64 bits are left that were shifted down")]
 const fn shifted_bound(step: usize) -> u64 {
     let mantissa = GROWTH[step].to_bits() % OCTAVE + OCTAVE;
     let nanoseconds = mantissa as u128 * 1_000_000_000;
@@ -86,7 +85,6 @@ const fn shifted_bound(step: usize) -> u64 {
 }
 
 #[inline]
-#[expect(clippy::cast_possible_truncation, reason = "four bits are left")]
 const fn slice_of(shifted: u64) -> usize {
     (shifted >> (63 - SLICE_BITS)) as usize % SLICES
 }
@@ -147,16 +145,17 @@ pub fn classic_bucket(duration: Duration) -> usize {
     over.div_ceil(CLASSIC_STEP).min(CLASSIC_BUCKETS)
 }
 
-/// Counts durations. At most 2 KiB per core, made when a thread first records.
+/// Counts durations. At most 4 KiB per core, made when a thread first records.
 #[derive(Debug, Default)]
 pub struct Histogram(Sharded<Counts<POSITIONS>>);
 
 impl Histogram {
-    /// Counts one duration: two relaxed additions on lines that few threads share.
+    /// Counts one duration: two additions on lines that this thread has alone, or shares with few.
     #[inline]
     pub fn record(&self, duration: Duration) {
         let nanoseconds = nanoseconds(duration);
-        self.0.own().record(position(nanoseconds), nanoseconds);
+        let (own, writers) = self.0.own();
+        own.record(writers, position(nanoseconds), nanoseconds);
     }
 
     /// Adds what was counted so far. The sum may lack or hold a duration that is being recorded; the count is that of the buckets.

@@ -18,13 +18,13 @@ pub(super) const MAX_BYTES: usize = 4 << 20;
 
 /// One encoded part of a capture.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct File {
+pub(in crate::agent) struct File {
     pub(super) name: &'static str,
     pub(super) content: Bytes,
 }
 
 impl File {
-    pub(super) fn new(name: &'static str, content: Vec<u8>) -> Self {
+    pub(in crate::agent) fn new(name: &'static str, content: Vec<u8>) -> Self {
         Self { name, content: content.into() }
     }
 }

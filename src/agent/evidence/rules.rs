@@ -64,6 +64,22 @@ impl Rules {
         Self { rules, memory_near_limit, memory: Seen::default() }
     }
 
+    /// Takes the place of the rules; those that stay keep what they have seen.
+    #[cfg(feature = "adapter")]
+    pub(super) fn replace(&mut self, rules: Vec<PinRule>, memory_near_limit: f64) {
+        let known = std::mem::take(&mut self.rules);
+        let seen =
+            |rule: &PinRule| known.iter().find(|(old, _)| old == rule).map(|(_, seen)| *seen);
+        self.rules = rules
+            .into_iter()
+            .map(|rule| {
+                let seen = seen(&rule).unwrap_or_default();
+                (rule, seen)
+            })
+            .collect();
+        self.memory_near_limit = memory_near_limit;
+    }
+
     /// A reason for each rule that fires on this slice.
     pub(super) fn fired(&mut self, slice: &Slice) -> Vec<String> {
         let now = slice.until.monotonic;

@@ -171,9 +171,12 @@ async fn a_pinned_window_is_listed_read_and_outlives_a_restart_on_disk() {
     let folder = tempfile::tempdir().expect("a temporary directory");
     let directory = Some(folder.path().join("captures"));
     let options = EvidenceOptions { directory, ..EvidenceOptions::default() };
-    let service = pprof::Service { name: "test".to_owned(), version: String::new() };
+    let subject = || {
+        let service = pprof::Service { name: "test".to_owned(), version: String::new() };
+        Subject::Itself(service, Handle::current())
+    };
     let clock = Clock::start();
-    let evidence = Evidence::new(service.clone(), clock, options.clone());
+    let evidence = Evidence::new(subject(), clock, options.clone());
     let mut snapshot = Snapshot::default();
     snapshot.push(&crate::signals::catalogue::families::TOKIO_ALIVE_TASKS, 42.0);
     evidence.tick(clock.now(), &snapshot);
@@ -185,6 +188,9 @@ async fn a_pinned_window_is_listed_read_and_outlives_a_restart_on_disk() {
     assert_eq!((&one["id"], &one["reason"]), (&0.into(), &"slow".into()));
     let (_, signals) = ask(&evidence, "GET", "/debug/headroom/capture/0/signals.json").await;
     assert_eq!(signals["series"][0]["name"], "tokio_alive_tasks");
+    let names: Vec<_> =
+        one["files"].as_array().into_iter().flatten().map(|file| &file["name"]).collect();
+    assert!(names.contains(&&"profile".into()) && names.contains(&&"tasks".into()), "{names:?}");
     assert_eq!(signals["series"][0]["points"][0][1], 42.0);
     evidence.tick(clock.now(), &snapshot);
     let (_, list) = ask(&evidence, "GET", "/debug/headroom/capture").await;
@@ -214,7 +220,7 @@ async fn a_pinned_window_is_listed_read_and_outlives_a_restart_on_disk() {
     }
     let text = std::fs::read_to_string(written).expect("the capture is on disk");
     assert!(text.contains("\"reason\":\"slow\""), "{text}");
-    let restarted = Evidence::new(service, clock, options);
+    let restarted = Evidence::new(subject(), clock, options);
     let (_, next) = ask(&restarted, "POST", "/debug/headroom/capture?after=0").await;
     assert_eq!(next["id"], 1);
 }

@@ -99,17 +99,17 @@ impl Endpoint {
     }
 
     pub(super) fn start(&self) {
-        self.counts.own().start();
+        self.counts.own().0.start();
     }
 
     pub(super) fn add_busy(&self, busy: Duration) {
         let nanoseconds = u64::try_from(busy.as_nanos()).unwrap_or(u64::MAX);
-        self.counts.own().add_busy(nanoseconds);
+        self.counts.own().0.add_busy(nanoseconds);
     }
 
     /// Counts the request as ended, and gives `record` the series of its outcome.
     pub(super) fn finish(&self, outcome: Outcome, record: impl FnOnce(&Series)) {
-        self.counts.own().finish();
+        self.counts.own().0.finish();
         let series = self.series.load();
         match series.iter().find(|series| series.outcome == outcome) {
             Some(known) => record(known),

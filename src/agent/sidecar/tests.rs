@@ -13,6 +13,10 @@ use tower::ServiceExt as _;
 use super::*;
 use crate::config::Inputs;
 
+fn routes(sidecar: &Sidecar, progress: &Progress) -> Router {
+    sidecar.public_routes(progress).merge(sidecar.debug_routes())
+}
+
 /// The lines of what a scrape of the sidecar returns for a service that answers `body`, without HELP.
 fn lines(body: &str) -> (Vec<String>, Observation) {
     let mut told = Observation::default();
@@ -189,12 +193,12 @@ fn sidecar(flags: &[(&'static str, &str)]) -> Sidecar {
     let inputs = Inputs { flags, ..Inputs::default() };
     let registry = Registry::new();
     let live = Live::start(inputs, &registry).expect("good flags");
-    Sidecar::new(live, registry, Clock::start()).expect("a sidecar")
+    Sidecar::new(live, registry, Clock::start(), None).expect("a sidecar")
 }
 
 async fn ask(sidecar: &Sidecar, progress: &Progress, path: &str) -> (StatusCode, String) {
     let request = Request::builder().uri(path).body(Body::empty()).expect("a request");
-    let answer = sidecar.routes(progress).oneshot(request).await.expect("a router never fails");
+    let answer = routes(&sidecar, progress).oneshot(request).await.expect("a router never fails");
     let status = answer.status();
     let body = answer.into_body().collect().await.expect("a body").to_bytes();
     (status, String::from_utf8_lossy(&body).into_owned())
@@ -254,7 +258,7 @@ async fn a_refusal_of_the_service_comes_through_with_its_words() {
         beside(Router::new().route("/debug/pprof/profile", get(refuse))).await;
     let request = Request::builder().uri("/debug/pprof/profile?seconds=1").body(Body::empty());
     let request = request.expect("a request");
-    let answer = sidecar.routes(&progress).oneshot(request).await.expect("a router never fails");
+    let answer = routes(&sidecar, &progress).oneshot(request).await.expect("a router never fails");
     assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
     assert_eq!(answer.headers()["x-go-pprof"], "1");
 }
@@ -286,7 +290,7 @@ async fn a_profile_streams_and_a_client_that_leaves_ends_the_capture() {
         beside(Router::new().route("/debug/pprof/trace", get(endless))).await;
     let request = Request::builder().uri("/debug/pprof/trace?seconds=9").body(Body::empty());
     let request = request.expect("a request");
-    let answer = sidecar.routes(&progress).oneshot(request).await.expect("a router never fails");
+    let answer = routes(&sidecar, &progress).oneshot(request).await.expect("a router never fails");
     let mut body = answer.into_body().into_data_stream();
     let first = body.next().await.expect("a chunk").expect("no error");
     assert_eq!(first, "first");

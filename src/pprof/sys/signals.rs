@@ -171,7 +171,9 @@ extern "C" fn on_sigprof(_: libc::c_int, info: *mut libc::siginfo_t, context: *m
     if info.code == libc::SI_TIMER && info.value == (&raw const RING).addr() {
         if let Some(ring) = RING.get().filter(|_| SAMPLING.load(Ordering::Acquire)) {
             let weight = u32::try_from(info.overrun).unwrap_or(0).saturating_add(1);
-            ring.put(&Head { thread, weight, labels, poll: None }, |store| walk(thread, registers, store));
+            ring.put(&Head { thread, weight, labels, poll: None }, |store| {
+                walk(thread, registers, store)
+            });
         }
     } else if info.code == libc::SI_QUEUE
         && info.value == (&raw const ANSWER_RING).addr()

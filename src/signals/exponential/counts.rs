@@ -8,6 +8,8 @@ use loom::sync::atomic::{AtomicU64, Ordering};
 #[cfg(not(loom))]
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::signals::sharded::Writers;
+
 #[derive(Debug)]
 pub(super) struct Counts<const BUCKETS: usize> {
     sum_nanoseconds: AtomicU64,
@@ -22,11 +24,11 @@ impl<const BUCKETS: usize> Default for Counts<BUCKETS> {
 }
 
 impl<const BUCKETS: usize> Counts<BUCKETS> {
-    /// Two relaxed additions.
+    /// Counts one duration.
     #[inline]
-    pub(super) fn record(&self, bucket: usize, nanoseconds: u64) {
-        self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
-        self.sum_nanoseconds.fetch_add(nanoseconds, Ordering::Relaxed);
+    pub(super) fn record(&self, writers: Writers, bucket: usize, nanoseconds: u64) {
+        writers.add(&self.buckets[bucket], 1);
+        writers.add(&self.sum_nanoseconds, nanoseconds);
     }
 
     /// Adds the counts so far. Of what is being recorded, the sum may lack or hold what the buckets do not.

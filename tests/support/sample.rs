@@ -1,0 +1,112 @@
+//! The sample service as a process of its own, on free ports, without a cluster.
+//!
+//! In: nothing. Out: where it serves, and what scrapes and `go tool pprof` say of it. Never: a process that outlives it.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::process::Process;
+use super::programs::HEADROOM;
+use super::shared::eventually;
+
+/// The service on free ports.
+pub(crate) struct Sample {
+    pub(crate) process: Process,
+    /// Where it serves.
+    pub(crate) service: String,
+    /// Where its agent serves.
+    pub(crate) agent: String,
+    pub(crate) client: reqwest::Client,
+    /// The log, and the home of `go`, which keeps a copy of each profile.
+    home: TempDir,
+}
+
+impl Sample {
+    /// Starts it, and waits until it says where it serves.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub(crate) async fn start() -> Result<Self> {
+        let home = tempfile::tempdir()?;
+        let mut command = Command::new(HEADROOM);
+        command.args(["demo", "--service-only"]);
+        command.args(["--service-bind", "127.0.0.1:0", "--agent-bind", "127.0.0.1:0"]);
+        let log = home.path().join("service.log");
+        let process = Process::spawn(command, &log, Vec::new())?;
+        let (service, agent) =
+            eventually(Duration::from_secs(30), "the addresses in its log", async || {
+                Ok(addresses(&log))
+            })
+            .await?;
+        let client = reqwest::Client::builder().no_proxy().build()?;
+        Ok(Self { process, service, agent, client, home })
+    }
+
+    /// Posts to the service.
+    ///
+    /// # Errors
+    /// Anything but success.
+    pub(crate) async fn post(&self, path: &str) -> Result<()> {
+        let response = self.client.post(format!("http://{}{path}", self.service)).send().await?;
+        response.error_for_status().with_context(|| path.to_owned())?;
+        Ok(())
+    }
+
+    /// A series without labels.
+    pub(crate) async fn scrape(&self, name: &str) -> Result<f64> {
+        let text =
+            self.client.get(format!("http://{}/metrics", self.agent)).send().await?.text().await?;
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value
+            .with_context(|| format!("{name} is not served"))?
+            .parse()
+            .with_context(|| name.to_owned())
+    }
+
+    /// Waits until a series is as wanted.
+    ///
+    /// # Errors
+    /// It is not in 30 s.
+    pub(crate) async fn until(&self, name: &str, wanted: impl Fn(f64) -> bool) -> Result<()> {
+        eventually(Duration::from_secs(30), name, async || {
+            Ok(Some(self.scrape(name).await?).filter(|value| wanted(*value)).map(drop))
+        })
+        .await
+    }
+
+    /// What `go tool pprof` prints of a profile.
+    pub(crate) async fn pprof(&self, arguments: &[&str], profile: &str) -> Result<String> {
+        let mut command = Command::new("go");
+        command
+            .args(["tool", "pprof"])
+            .args(arguments)
+            .arg(format!("http://{}/debug/pprof/{profile}", self.agent));
+        command.env("PPROF_TMPDIR", self.home.path()).env("NO_PROXY", "127.0.0.1");
+        let output = tokio::task::spawn_blocking(move || command.output()).await??;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let error = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "go tool pprof: {error}");
+        Ok(text)
+    }
+
+    /// The first row of `go tool pprof -top`: the function with the largest share of its own.
+    pub(crate) async fn top(&self, profile: &str) -> Result<String> {
+        let text = self.pprof(&["-top"], profile).await?;
+        ensure!(text.contains("service: sample"), "the profile does not name its service: {text}");
+        let rows = text.lines().skip_while(|line| !line.contains("flat%")).skip(1);
+        rows.map(str::to_owned).next().with_context(|| format!("no rows: {text}"))
+    }
+}
+
+/// The two addresses that the service logs once it runs.
+fn addresses(log: &Path) -> Option<(String, String)> {
+    let text = std::fs::read_to_string(log).ok()?;
+    let entries = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    entries.into_iter().find_map(|entry| Some((text(&entry["address"])?, text(&entry["agent"])?)))
+}
