@@ -65,15 +65,15 @@ unit: ## unit and documentation tests
 
 # Each proof has a target directory of its own, so that no other build is thrown away for it.
 loom: need-rust ## every interleaving of the lock-free parts
-	RUSTFLAGS="--cfg loom" cargo run --quiet --release --manifest-path loom/Cargo.toml --target-dir target/loom
+	RUSTFLAGS="--cfg loom" cargo run --quiet --locked --release --manifest-path loom/Cargo.toml --target-dir target/loom
 
 # Nightly alone has Miri: `rustup component add miri rust-src --toolchain nightly`.
 miri: need-rust ## the lock-free parts on real threads, checked for data races and undefined behaviour
-	cargo +nightly miri run --quiet --manifest-path loom/Cargo.toml --target-dir target/miri
+	cargo +nightly miri run --quiet --locked --manifest-path loom/Cargo.toml --target-dir target/miri
 
 # Nightly alone has the sanitizer. With `fuzz_seconds=N` each parser is driven for that long; inputs that break one are left in
 # fuzz/artifacts.
-fuzz: $(fuzz) ## drives every parser with inputs that follow its branches; some ten minutes to build
+fuzz: need-rust need-cc $(fuzz) ## drives every parser with inputs that follow its branches; some ten minutes to build
 	cp Cargo.lock fuzz/Cargo.lock
 	RUSTUP_TOOLCHAIN=nightly $(fuzz) build
 	@set -e; for target in $(fuzz_targets); do \
