@@ -23,15 +23,18 @@ impl Default for Counts {
 }
 
 impl Counts {
+    #[inline]
     pub(super) fn start(&self) {
         self.started.fetch_add(1, Ordering::Relaxed);
     }
 
+    #[inline]
     pub(super) fn finish(&self) {
         // Whoever sees this one sees that it was started, on whatever thread.
         self.finished.fetch_add(1, Ordering::Release);
     }
 
+    #[inline]
     pub(super) fn add_busy(&self, nanoseconds: u64) {
         self.busy_nanoseconds.fetch_add(nanoseconds, Ordering::Relaxed);
     }
