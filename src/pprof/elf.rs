@@ -225,6 +225,21 @@ mod tests {
         check_unreadable(&header);
     }
 
+    /// The seed of the fuzz target, after the two bytes of its offset.
+    #[test]
+    fn a_small_file_names_its_functions_and_its_build() {
+        let seed = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds/elf/small");
+        let content = std::fs::read(seed).expect("there is a seed");
+        let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+        file.write_all(&content[2..]).expect("a temporary file can be written");
+        let elf = ElfFile::read(file.path());
+        assert_eq!(elf.symbol_at(0x45), Some(&b"first"[..]));
+        assert_eq!(elf.symbol_at(0x55), None);
+        assert_eq!(elf.symbol_at(0x65), Some(&b"second"[..]), "without a size");
+        assert_eq!(elf.symbol_at(0x1065), None, "past the segment");
+        assert_eq!(ElfFile::read_build_id(file.path()), "deadbeef");
+    }
+
     #[test]
     fn this_executable_has_functions() {
         let elf = ElfFile::read(Path::new("/proc/self/exe"));
