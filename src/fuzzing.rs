@@ -113,9 +113,13 @@ pub fn http_request(input: &[u8]) {
     }
 }
 
-/// The metrics of the service beside a sidecar.
+/// The metrics of the service beside a sidecar. What the sidecar passes on, the adapter reads: or it would lose all signals of
+/// the pod.
 pub fn sidecar_target(body: &[u8]) {
-    agent::fuzzing::read_any_target(body);
+    let Some(text) = agent::fuzzing::read_any_target(body) else { return };
+    let wanted = ["a", "go_memstats_heap_inuse_bytes"].into_iter().map(MetricName::new).collect();
+    let read = parse(text.as_bytes(), &wanted, &Limits::default(), Timestamp::from_millis(7));
+    assert!(read.is_ok(), "{read:?} for {text:?}");
 }
 
 /// The files of /proc and /sys.
