@@ -121,7 +121,7 @@ impl Sidecar {
             clock,
             client,
             evidence,
-            gate: Gate(authenticator),
+            gate: Gate::new(authenticator),
             kernel: Mutex::new(kernel),
             reasons: Mutex::default(),
         })))
@@ -189,7 +189,7 @@ impl Sidecar {
                 former = Some(config.capture.clone());
             }
             let (snapshot, _) = self.kernel(&config).await;
-            self.0.evidence.tick(self.0.clock.now(), &snapshot);
+            self.0.evidence.tick(self.0.clock.now(), &snapshot, &[]);
         }
     }
 
