@@ -114,7 +114,7 @@ async fn file(
             Ok(None) => found(None),
             Ok(Some(Ok(file))) => found(Some(file)),
             Ok(Some(Err(why))) => {
-                (StatusCode::INTERNAL_SERVER_ERROR, [("x-go-pprof", "1")], why).into_response()
+                (StatusCode::SERVICE_UNAVAILABLE, [("x-go-pprof", "1")], why).into_response()
             }
             Err(_) => refusal(StatusCode::INTERNAL_SERVER_ERROR, "the capture was not encoded"),
         };
