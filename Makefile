@@ -1,11 +1,15 @@
 # The front door. `make run` shows Headroom at work without a cluster; `make test` proves all of it against real Kubernetes.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test cluster fmt lint unit it soak bench deny features docs crd
+.PHONY: help run test cluster fmt lint unit loom miri fuzz it soak bench deny features docs crd
 
 cache := $(or $(HEADROOM_CACHE),$(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME)/headroom,$(HOME)/.cache/headroom))
 deny_version := 0.20.2
 deny := $(cache)/cargo-deny-$(deny_version)/bin/cargo-deny
+fuzz_version := 0.13.2
+fuzz := $(cache)/cargo-fuzz-$(fuzz_version)/bin/cargo-fuzz
+fuzz_targets := $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
+fuzz_seconds ?= 60
 
 # need PROGRAM REASON: one line and a failure where a prerequisite is missing.
 need = @command -v $(1) >/dev/null 2>&1 || { echo "error: $(2)" >&2; exit 1; }
@@ -18,7 +22,7 @@ run: need-rust need-cc ## the demo: agent, adapter and a loaded sample service i
 	cargo build --bin headroom
 	@exec target/debug/headroom demo $(ARGS)
 
-test: need-rust need-cc need-go fmt lint docs deny features unit it ## everything .ci/run checks
+test: need-rust need-cc need-go fmt lint docs deny features unit loom it ## everything .ci/run checks
 	@echo "make test: all checks passed"
 
 cluster: need-rust need-cc need-go kubernetes ## a real control plane with everything deployed, until Ctrl-C
@@ -58,6 +62,28 @@ features: ## each feature builds alone
 unit: ## unit and documentation tests
 	cargo test --lib --bins --examples
 	cargo test --doc
+
+# Each proof has a target directory of its own, so that no other build is thrown away for it.
+loom: need-rust ## every interleaving of the lock-free parts
+	RUSTFLAGS="--cfg loom" cargo run --quiet --locked --release --manifest-path loom/Cargo.toml --target-dir target/loom
+
+# Nightly alone has Miri: `rustup component add miri rust-src --toolchain nightly`.
+miri: need-rust ## the lock-free parts on real threads, checked for data races and undefined behaviour
+	cargo +nightly miri run --quiet --locked --manifest-path loom/Cargo.toml --target-dir target/miri
+
+# Nightly alone has the sanitizer. With `fuzz_seconds=N` each parser is driven for that long; inputs that break one are left in
+# fuzz/artifacts.
+fuzz: need-rust need-cc $(fuzz) ## drives every parser with inputs that follow its branches; some ten minutes to build
+	cp Cargo.lock fuzz/Cargo.lock
+	RUSTUP_TOOLCHAIN=nightly $(fuzz) build
+	@set -e; for target in $(fuzz_targets); do \
+		mkdir -p fuzz/corpus/$$target; \
+		RUSTUP_TOOLCHAIN=nightly $(fuzz) run $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
+			-max_total_time=$(fuzz_seconds) -timeout=10 -verbosity=0 -print_final_stats=1; \
+	done
+
+$(fuzz):
+	cargo install cargo-fuzz --version $(fuzz_version) --locked --debug --quiet --root $(cache)/cargo-fuzz-$(fuzz_version)
 
 kubernetes:
 	@tests/kubernetes/build.sh >/dev/null

@@ -44,6 +44,15 @@ pub mod sidecar;
 mod tests;
 mod thread;
 
+/// What `fuzz/` drives.
+#[cfg(all(any(fuzzing, test), feature = "adapter"))]
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use super::exposition::read_any_accept;
+    pub use super::http_layer::read_any_traceparent;
+    pub use super::sidecar::read_any_target;
+}
+
 pub use crate::pprof::tasks::{Instrumented, instrument, spawn};
 pub use crate::signals::allocator::Jemalloc;
 #[cfg(feature = "adapter")]

@@ -152,5 +152,9 @@ pub mod cli;
 #[cfg(all(feature = "agent", feature = "adapter"))]
 pub mod command;
 
+#[cfg(all(any(fuzzing, test), feature = "agent", feature = "adapter"))]
+#[doc(hidden)]
+pub mod fuzzing;
+
 #[cfg(feature = "agent")]
 pub use agent::{Agent, instrument, spawn};

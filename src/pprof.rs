@@ -36,6 +36,15 @@ pub use sampler::samples_lost;
 pub(crate) use sampler::{Pace, Slice as CpuSlice, Subscription as CpuSubscription};
 pub use sys::thread_cpu_time;
 
+/// What `fuzz/` drives.
+#[cfg(any(fuzzing, test))]
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use super::elf::read_any_elf;
+    pub use super::endpoints::read_any_symbol_list;
+    pub use super::heap::read_any_dump;
+}
+
 /// Who is profiled: stands in every profile as comments.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {

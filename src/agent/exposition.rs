@@ -106,6 +106,13 @@ impl Format {
     }
 }
 
+/// Reads `accept` as the header: what is answered is what its own content type asks for. For fuzzing.
+#[cfg(any(fuzzing, test))]
+pub fn read_any_accept(accept: &str) {
+    let format = Format::negotiate(Some(accept));
+    assert_eq!(Format::negotiate(Some(format.content_type())), format);
+}
+
 /// Families in the text format.
 #[cfg(feature = "adapter")]
 pub(super) fn text_of(families: &[MetricFamily]) -> String {

@@ -21,11 +21,15 @@ use tower::{Layer, Service};
 use crate::pprof::labels::{Labelled, Labels};
 use crate::time::{Moment, wall_now};
 
+mod counts;
 mod endpoints;
 mod exemplars;
 mod exposed;
 mod recent;
 mod trace_context;
+
+#[cfg(any(fuzzing, test))]
+pub use trace_context::read_any_traceparent;
 
 use endpoints::{Endpoint, Endpoints, Outcome};
 pub(super) use exemplars::{Exemplar, Exemplars};

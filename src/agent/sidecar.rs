@@ -47,6 +47,9 @@ mod target_profiles;
 #[cfg(test)]
 mod tests;
 
+#[cfg(any(fuzzing, test))]
+pub use target_families::read_any_target;
+
 use normalised::Normalised;
 use target_client::TargetClient;
 use target_families::TargetFamily;

@@ -181,6 +181,23 @@ fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
 }
 
+/// Reads `bytes` as a file of code, and the name of what lies at `offset`. For fuzzing.
+#[cfg(any(fuzzing, test))]
+pub fn read_any_elf(bytes: &[u8], offset: u64) {
+    use std::io::Write as _;
+    use std::os::fd::AsRawFd as _;
+
+    let mut file = super::sys::memory_file(c"fuzzed-elf").expect("the kernel has memory files");
+    file.write_all(bytes).expect("a memory file can be written");
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let id = ElfFile::read_build_id(Path::new(&path));
+    assert!(id.len() <= 2 * bytes.len(), "a build id that the file does not hold");
+    let elf = ElfFile::read(Path::new(&path));
+    if let Some(name) = elf.symbol_at(offset) {
+        assert!(!name.is_empty() && name.len() <= bytes.len());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write;

@@ -201,7 +201,7 @@ async fn symbols(room: &Room, request: String) -> Response {
     let names = alone(room, move || {
         let mut symbolizer = Symbolizer::new(Detail::Functions);
         let mut text = "num_symbols: 1\n".to_owned();
-        for address in request.split('+').take(MAX_SYMBOLS).filter_map(parse_address) {
+        for address in addresses(&request) {
             // The protocol has one name per address: the function that was compiled, not what was inlined into it.
             if let Some((name, _)) = symbolizer.compiled_function(address) {
                 let _ = writeln!(text, "{address:#x} {name}");
@@ -213,6 +213,18 @@ async fn symbols(room: &Room, request: String) -> Response {
         Ok(text) => ([NOSNIFF, PLAIN], text).into_response(),
         Err(error) => failed(&error),
     }
+}
+
+fn addresses(request: &str) -> impl Iterator<Item = u64> {
+    request.split('+').take(MAX_SYMBOLS).filter_map(parse_address)
+}
+
+/// Reads `text` as a list of addresses: printed, it reads as the same again. For fuzzing.
+#[cfg(any(fuzzing, test))]
+pub fn read_any_symbol_list(text: &str) {
+    let found: Vec<_> = addresses(text).collect();
+    let printed: Vec<_> = found.iter().map(|address| format!("{address:#x}")).collect();
+    assert_eq!(addresses(&printed.join("+")).collect::<Vec<_>>(), found);
 }
 
 fn parse_address(word: &str) -> Option<u64> {

@@ -220,6 +220,28 @@ pub(super) fn encode(
     profile.finish()
 }
 
+/// Reads `text` as jemalloc's dump, without labels and with some for every stack. For fuzzing.
+#[cfg(any(fuzzing, test))]
+pub fn read_any_dump(text: &str) {
+    let taken = Timestamp::from_millis(0);
+    let Ok(snapshot) = HeapSnapshot::parse(text, taken, &Known::default()) else { return };
+    let labels = Labels { trace: 1, ..Labels::NONE };
+    let group = |sampled: &Sampled| Group {
+        stack: labelled::stack_hash(sampled.stack.iter().map(|address| address + 1)),
+        labels,
+        bytes: sampled.live.bytes.unsigned_abs().max(1),
+        live: sampled.live.objects.unsigned_abs(),
+        all: sampled.all.objects.unsigned_abs(),
+    };
+    let known = Known { groups: snapshot.sampled.iter().map(group).collect(), lost: 0 };
+    let labelled = HeapSnapshot::parse(text, taken, &known).expect("labels change no syntax");
+    assert_eq!(labelled.sampled, snapshot.sampled);
+    assert!(snapshot.clone().since(Some(snapshot)).is_empty(), "nothing changed since now");
+    for usage in labelled.since(None).values() {
+        assert!(usage.object_bytes() >= 0);
+    }
+}
+
 impl HeapSnapshot {
     /// Reads `heap_v2` text: the interval, then for each stack a line `@ 0xpc …` and a line
     /// `t*: objects: bytes [all objects: all bytes]` (lines of single threads repeat the same and are skipped).
@@ -341,7 +363,7 @@ fn split(
         .collect();
     let mut rest = whole;
     parts.iter().for_each(|(_, part)| rest.subtract(*part));
-    let is_rounding = |rest: Tally, whole: Tally| rest.bytes.abs() <= whole.bytes / 100;
+    let is_rounding = |rest: Tally, whole: Tally| rest.bytes.saturating_abs() <= whole.bytes / 100;
     if is_rounding(rest.allocated, whole.allocated)
         && is_rounding(rest.in_use, whole.in_use)
         && let Some((_, largest)) = parts.iter_mut().max_by_key(|(_, part)| part.allocated.bytes)
@@ -381,7 +403,7 @@ impl Usage {
             0 => self.in_use,
             _ => self.allocated,
         };
-        bytes.checked_div(objects).unwrap_or(0).abs()
+        bytes.checked_div(objects).unwrap_or(0).saturating_abs()
     }
 }
 
@@ -418,7 +440,8 @@ fn parse_tallies(text: &str) -> Option<(Tally, Tally)> {
 
 fn parse_tally(text: &str) -> Option<Tally> {
     let (objects, bytes) = text.split_once(':')?;
-    Some(Tally { objects: objects.trim().parse().ok()?, bytes: bytes.trim().parse().ok()? })
+    let tally = Tally { objects: objects.trim().parse().ok()?, bytes: bytes.trim().parse().ok()? };
+    (tally.objects >= 0 && tally.bytes >= 0).then_some(tally)
 }
 
 /// Estimates the whole from the sample of one stack.
@@ -563,9 +586,13 @@ mod tests {
 
     #[test]
     fn a_dump_that_is_not_heap_v2_names_the_line() {
-        for (text, expected) in
-            [("", 1), ("heap_v1/1", 1), ("heap_v2/1\n@ xyz\n", 2), ("heap_v2/1\n t*: 1 2\n", 2)]
-        {
+        for (text, expected) in [
+            ("", 1),
+            ("heap_v1/1", 1),
+            ("heap_v2/1\n@ xyz\n", 2),
+            ("heap_v2/1\n t*: 1 2\n", 2),
+            ("heap_v2/1\n t*: 1: -9223372036854775808 [1: 1]\n", 2),
+        ] {
             let error =
                 HeapSnapshot::parse(text, Timestamp::default(), &Known::default()).expect_err(text);
             assert!(

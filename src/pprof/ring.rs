@@ -4,12 +4,15 @@
 //! allocation or a wait in [`Ring::put`]; a stack that finds no room is counted as dropped. It knows no signal and no
 //! clock: any threads can drive it.
 
+#[cfg(loom)]
+use loom::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+#[cfg(not(loom))]
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use super::labels::{Labels, Name};
 
 /// Frames kept of one stack; deeper ones lose their root.
-pub(super) const MAX_FRAMES: usize = 96;
+pub(super) const MAX_FRAMES: usize = if cfg!(loom) { 2 } else { 96 };
 
 const FREE: u32 = 0;
 const WRITING: u32 = 1;
@@ -123,7 +126,7 @@ impl Slot {
             worker: AtomicU32::new(NO_WORKER),
             task: AtomicU64::new(0),
             depth: AtomicUsize::new(0),
-            frames: [const { AtomicUsize::new(0) }; MAX_FRAMES],
+            frames: std::array::from_fn(|_| AtomicUsize::new(0)),
         }
     }
 

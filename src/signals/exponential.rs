@@ -12,10 +12,13 @@
 //!
 //! Sources: <https://prometheus.io/docs/specs/native_histograms/>, `exponentialBounds` of Prometheus' `model/histogram`.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::sharded::Sharded;
+
+mod counts;
+
+use counts::Counts;
 
 /// 2^(j/8), each rounded to the nearest `f64`.
 const GROWTH: [f64; 8] = [
@@ -144,20 +147,7 @@ pub fn classic_bucket(duration: Duration) -> usize {
 
 /// Counts durations. At most 4 KiB per core, made when a thread first records.
 #[derive(Debug, Default)]
-pub struct Histogram(Sharded<Counts>);
-
-#[derive(Debug)]
-struct Counts {
-    sum_nanoseconds: AtomicU64,
-    counts: [AtomicU64; POSITIONS],
-}
-
-impl Default for Counts {
-    fn default() -> Self {
-        let counts = [const { AtomicU64::new(0) }; POSITIONS];
-        Self { sum_nanoseconds: AtomicU64::new(0), counts }
-    }
-}
+pub struct Histogram(Sharded<Counts<POSITIONS>>);
 
 impl Histogram {
     /// Counts one duration: two additions on lines that this thread has alone, or shares with few.
@@ -165,18 +155,13 @@ impl Histogram {
     pub fn record(&self, duration: Duration) {
         let nanoseconds = nanoseconds(duration);
         let (own, writers) = self.0.own();
-        writers.add(&own.counts[position(nanoseconds)], 1);
-        writers.add(&own.sum_nanoseconds, nanoseconds);
+        own.record(writers, position(nanoseconds), nanoseconds);
     }
 
-    /// Adds what was counted so far. The sum may lack a duration that is being recorded; the count is that of the buckets.
+    /// Adds what was counted so far. The sum may lack or hold a duration that is being recorded; the count is that of the buckets.
     pub fn add_to(&self, snapshot: &mut Snapshot) {
         for shard in self.0.iter() {
-            for (total, count) in snapshot.counts.iter_mut().zip(&shard.counts) {
-                *total = total.wrapping_add(count.load(Ordering::Relaxed));
-            }
-            let sum = shard.sum_nanoseconds.load(Ordering::Relaxed);
-            snapshot.sum_nanoseconds = snapshot.sum_nanoseconds.wrapping_add(sum);
+            shard.add_to(&mut snapshot.sum_nanoseconds, &mut snapshot.counts);
         }
     }
 }

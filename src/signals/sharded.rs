@@ -7,14 +7,14 @@
 //! thread is the only writer, a load and a store do what takes an atomic addition three times as long.
 
 use std::cell::Cell;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{LazyLock, OnceLock};
 
-use parking_lot::Mutex;
+mod seats;
 
-/// Copies with one writer at most, and as many that are shared. As many are used as there are cores: more threads cannot
-/// write at the same time.
-const MAX_CORES: usize = 8;
+pub use seats::Writers;
+use seats::{MAX_CORES, Seats};
+
+/// One for each seat.
 const MAX_SHARDS: usize = 2 * MAX_CORES;
 
 /// Copies of `T`, each made with the first write of a thread that uses it.
@@ -27,31 +27,6 @@ pub struct Sharded<T> {
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct Shard<T>(T);
-
-/// Who writes to a copy while the calling thread does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Writers {
-    /// Nobody else.
-    Alone,
-    /// Other threads, perhaps.
-    Several,
-}
-
-impl Writers {
-    /// Adds to a number of the copy; wraps around.
-    #[inline]
-    pub fn add(self, number: &AtomicU64, more: u64) {
-        match self {
-            Self::Alone => {
-                let sum = number.load(Ordering::Relaxed).wrapping_add(more);
-                number.store(sum, Ordering::Relaxed);
-            }
-            Self::Several => {
-                number.fetch_add(more, Ordering::Relaxed);
-            }
-        }
-    }
-}
 
 impl<T> Default for Sharded<T> {
     fn default() -> Self {
@@ -69,7 +44,7 @@ impl<T: Default> Sharded<T> {
             Some(shard) => &shard.0,
             None => &shard.get_or_init(Box::default).0,
         };
-        (copy, if seat < MAX_CORES { Writers::Alone } else { Writers::Several })
+        (copy, Writers::of(seat))
     }
 
     /// All copies that were written to.
@@ -86,17 +61,14 @@ thread_local! {
     static LEASE: Lease = const { Lease };
 }
 
-/// Seats below [`MAX_CORES`] that no thread has. The lock makes the last writes of the former holder visible to the next.
-static FREE: Mutex<Vec<usize>> = Mutex::new(Vec::new());
+static SEATS: LazyLock<Seats> =
+    LazyLock::new(|| Seats::new(std::thread::available_parallelism().map_or(1, usize::from)));
 
 struct Lease;
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let seat = OWN.replace(shared_seat());
-        if seat < MAX_CORES {
-            FREE.lock().push(seat);
-        }
+        SEATS.give_back(OWN.replace(SEATS.shared()));
     }
 }
 
@@ -110,35 +82,16 @@ fn own_seat() -> usize {
 
 #[cold]
 fn assign() -> usize {
-    static STARTED: AtomicUsize = AtomicUsize::new(0);
-    let new = || {
-        let seat = STARTED.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |started| {
-            (started < cores()).then_some(started + 1)
-        });
-        seat.ok()
-    };
     // While a thread ends there is no lease to be had; what it writes then goes to a shared copy.
-    let leased = LEASE.try_with(|_| ()).ok().and_then(|()| FREE.lock().pop().or_else(new));
-    let seat = leased.unwrap_or_else(shared_seat);
+    let leased = LEASE.try_with(|_| ()).ok().and_then(|()| SEATS.lease());
+    let seat = leased.unwrap_or_else(|| SEATS.shared());
     OWN.set(seat);
     seat
 }
 
-/// Round robin, so that the workers of a runtime, started one after the other, meet in few copies.
-fn shared_seat() -> usize {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    MAX_CORES + NEXT.fetch_add(1, Ordering::Relaxed) % cores()
-}
-
-fn cores() -> usize {
-    static CORES: OnceLock<usize> = OnceLock::new();
-    *CORES
-        .get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from).min(MAX_CORES))
-}
-
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicU64;
+    use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;
 
@@ -178,7 +131,7 @@ mod tests {
         });
         let distinct: std::collections::HashSet<_> = seats.iter().collect();
         assert_eq!(distinct.len(), seats.len());
-        assert!(seats.len() <= cores(), "{seats:?}");
+        assert!(seats.len() <= MAX_CORES, "{seats:?}");
     }
 
     #[test]

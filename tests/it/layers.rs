@@ -19,7 +19,7 @@ const LAYERS: &[&[&str]] = &[
     &["pipeline", "doctor", "sla", "fleet"],
     &["cli"],
     &["command"],
-    &["main"],
+    &["main", "fuzzing"],
 ];
 
 /// Where decisions are made from values alone.

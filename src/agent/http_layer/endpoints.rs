@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use http::{Method, StatusCode};
 use parking_lot::Mutex;
 
+use super::counts::Counts;
 use super::exemplars::Exemplars;
 use super::recent::Recent;
 use crate::pprof::labels::Name;
@@ -78,13 +79,6 @@ pub(super) struct Endpoint {
 }
 
 #[derive(Debug, Default)]
-struct Counts {
-    started: AtomicU64,
-    finished: AtomicU64,
-    busy_nanoseconds: AtomicU64,
-}
-
-#[derive(Debug, Default)]
 struct Limits {
     histograms: AtomicUsize,
     folded: AtomicU64,
@@ -105,18 +99,17 @@ impl Endpoint {
     }
 
     pub(super) fn start(&self) {
-        self.counts.own().0.started.fetch_add(1, Ordering::Relaxed);
+        self.counts.own().0.start();
     }
 
     pub(super) fn add_busy(&self, busy: Duration) {
         let nanoseconds = u64::try_from(busy.as_nanos()).unwrap_or(u64::MAX);
-        self.counts.own().0.busy_nanoseconds.fetch_add(nanoseconds, Ordering::Relaxed);
+        self.counts.own().0.add_busy(nanoseconds);
     }
 
     /// Counts the request as ended, and gives `record` the series of its outcome.
     pub(super) fn finish(&self, outcome: Outcome, record: impl FnOnce(&Series)) {
-        // Whoever sees this one sees that it was started, on whatever thread.
-        self.counts.own().0.finished.fetch_add(1, Ordering::Release);
+        self.counts.own().0.finish();
         let series = self.series.load();
         match series.iter().find(|series| series.outcome == outcome) {
             Some(known) => record(known),
@@ -156,20 +149,17 @@ impl Endpoint {
     }
 
     pub(super) fn started(&self) -> u64 {
-        self.counts.iter().map(|counts| counts.started.load(Ordering::Relaxed)).sum()
+        Counts::started(self.counts.iter())
     }
 
     /// Requests started and not finished.
     pub(super) fn in_flight(&self) -> u64 {
-        // In this order, so that a request that ends in between is not missing from those started.
-        let finished: u64 =
-            self.counts.iter().map(|counts| counts.finished.load(Ordering::Acquire)).sum();
-        self.started().saturating_sub(finished)
+        let (started, finished) = Counts::started_and_finished(|| self.counts.iter());
+        started.saturating_sub(finished)
     }
 
     pub(super) fn busy(&self) -> Duration {
-        let busy = |counts: &Counts| counts.busy_nanoseconds.load(Ordering::Relaxed);
-        Duration::from_nanos(self.counts.iter().map(busy).sum())
+        Duration::from_nanos(self.counts.iter().map(Counts::busy_nanoseconds).sum())
     }
 
     /// The durations of the last minute, whatever their outcome.

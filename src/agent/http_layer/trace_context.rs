@@ -52,6 +52,17 @@ fn hexadecimal(digits: &[u8]) -> Option<u128> {
     })
 }
 
+/// Reads `text` as the header: its identifiers, printed, read as the same again. For fuzzing.
+#[cfg(any(fuzzing, test))]
+pub fn read_any_traceparent(text: &[u8]) {
+    if let Some(found) = TraceContext::parse(text) {
+        let TraceContext { trace, span, sampled } = found;
+        assert!(trace != 0 && span != 0);
+        let printed = format!("00-{trace:032x}-{span:016x}-{:02x}", u8::from(sampled));
+        assert_eq!(TraceContext::parse(printed.as_bytes()), Some(found));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

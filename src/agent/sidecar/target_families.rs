@@ -236,6 +236,25 @@ fn quoted(text: &str) -> Option<(Cow<'_, str>, &str)> {
     Some((Cow::Owned(plain), rest))
 }
 
+/// Reads `body`: what is passed on of it reads as the same families again, and is made into signals. For fuzzing.
+#[cfg(any(fuzzing, test))]
+pub fn read_any_target(body: &[u8]) {
+    let written = |families: &[TargetFamily<'_>]| {
+        let mut text = String::new();
+        families.iter().for_each(|family| family.write(&mut text));
+        text
+    };
+    let Ok(families) = read(body) else { return };
+    let text = written(&families);
+    let again = read(text.as_bytes()).expect("what is passed on is well formed");
+    assert_eq!(written(&again), text);
+    let samples = |families: &[TargetFamily<'_>]| -> usize {
+        families.iter().map(|family| family.samples.len()).sum()
+    };
+    assert_eq!(samples(&again), samples(&families));
+    drop(super::normalised::normalise(&families));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
