@@ -194,9 +194,8 @@ impl<T: Section> Live<T> {
             ConfigError(vec![Problem { place, path: String::new(), message }])
         };
         let text = content.map_err(unreadable)?;
+        // What waits for a start must be right all the same, or that start would fail; and so must what is in effect till then.
         let settings = layers::settings(T::PROGRAM, &self.0.inputs, Some(&text))?;
-        // What waits for a start must be right all the same, or that start would fail.
-        T::build(&settings)?;
         let running = self.current();
         let (settings, waiting) = keep_running(settings, &running.settings);
         let loaded = layers::loaded::<T>(settings)?;
