@@ -3,7 +3,7 @@
 //! In: a followed configuration. Out: `/metrics` with the service's own families as they are, the same signals under
 //! Headroom's names, and what the kernel knows of the process and its cgroup; `/debug/pprof/*` of the service; probes; two pages
 //! that say what is in effect and what may not be read. Never: a family of the service that is overwritten, or a service that is
-//! down taking the kernel's signals with it.
+//! down taking the kernel's signals with it, or more than one scrape's worth of its answers in memory.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::header;
+use axum::http::{StatusCode, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -21,6 +21,7 @@ use prometheus::Registry;
 use prometheus::proto::MetricFamily;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -56,6 +57,9 @@ use target_profiles::TargetProfiles;
 /// Families of these names are the sidecar's own, whatever the service serves.
 const OWN_PREFIXES: [&str; 2] = ["headroom_agent_", "headroom_config_"];
 
+/// What one observation may take beside the service's answer.
+const OBSERVATION_MARGIN: Duration = Duration::from_secs(1);
+
 /// Why a sidecar cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum SidecarError {
@@ -84,6 +88,8 @@ struct Shared {
     evidence: Evidence,
     gate: Gate,
     kernel: Mutex<Kernel>,
+    /// Whose holder observes: an answer of the service and what is made of it may be several times `agent.target.maxBody`.
+    turn: Arc<Semaphore>,
     /// The reason of each source that had no values at the last scrape.
     reasons: Mutex<HashMap<&'static str, String>>,
 }
@@ -123,6 +129,7 @@ impl Sidecar {
             evidence,
             gate: Gate(authenticator),
             kernel: Mutex::new(kernel),
+            turn: Arc::new(Semaphore::new(1)),
             reasons: Mutex::default(),
         })))
     }
@@ -199,6 +206,38 @@ impl Sidecar {
 
     fn client(&self) -> &TargetClient {
         &self.0.client
+    }
+
+    /// Waits for its turn, for as long as two observations may take: its own and the one before. One that has begun goes on
+    /// when the caller no longer waits, and keeps the turn.
+    async fn observe_in_turn<T: Send + 'static>(
+        &self,
+        made: fn(Observation) -> T,
+    ) -> Result<T, Response> {
+        let sidecar = self.clone();
+        let observed = async move {
+            let turn = sidecar.0.turn.clone().acquire_owned().await;
+            let turn = turn.expect("the semaphore is never closed");
+            let observing = async move {
+                let _turn = turn;
+                made(sidecar.observe().await)
+            };
+            tokio::spawn(observing).await
+        };
+        let deadline = 2 * (self.config().target.timeout + OBSERVATION_MARGIN);
+        match tokio::time::timeout(deadline, observed).await {
+            Ok(Ok(made)) => Ok(made),
+            Ok(Err(error)) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "a scrape panicked");
+                let why = "reading the service's metrics panicked";
+                Err((StatusCode::INTERNAL_SERVER_ERROR, why).into_response())
+            }
+            Err(_) => {
+                tracing::warn!(?deadline, "a scrape did not get its turn in time");
+                let why = format!("other scrapes of this sidecar took {deadline:?}; one at a time");
+                Err((StatusCode::SERVICE_UNAVAILABLE, why).into_response())
+            }
+        }
     }
 
     /// Everything that one scrape sees.
@@ -339,9 +378,10 @@ impl Observation {
         }
     }
 
-    fn text(&self) -> String {
-        let mut text = exposition::text_of(&self.own);
-        text.push_str(&self.passed_on);
+    /// Ours, then the service's, which is moved and not copied: it may be long.
+    fn text(&mut self) -> String {
+        let mut text = std::mem::take(&mut self.passed_on);
+        text.insert_str(0, &exposition::text_of(&self.own));
         text
     }
 
@@ -382,10 +422,12 @@ fn names(family: &TargetFamily<'_>) -> Vec<String> {
 }
 
 async fn metrics(State(sidecar): State<Sidecar>) -> Response {
-    let text = sidecar.observe().await.text();
-    ([(header::CONTENT_TYPE, Format::Text.content_type())], text).into_response()
+    let kind = [(header::CONTENT_TYPE, Format::Text.content_type())];
+    let text = sidecar.observe_in_turn(|mut told| told.text()).await;
+    text.map_or_else(|refusal| refusal, |text| (kind, text).into_response())
 }
 
-async fn sources(State(sidecar): State<Sidecar>) -> String {
-    sidecar.observe().await.page()
+async fn sources(State(sidecar): State<Sidecar>) -> Response {
+    let page = sidecar.observe_in_turn(|told| told.page()).await;
+    page.map_or_else(|refusal| refusal, IntoResponse::into_response)
 }
