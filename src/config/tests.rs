@@ -323,7 +323,9 @@ fn what_is_in_effect_until_the_next_start_must_go_together_too() {
     live.seen(Ok(text.clone()));
     live.seen(Ok(text));
     assert_eq!(live.current().config.target.bearer_token_file, None);
-    assert!(live.page().contains("is NOT in effect"), "{}", live.page());
+    let page = live.page();
+    assert!(page.contains("is NOT in effect"), "{page}");
+    assert!(page.contains("(a start is needed for agent.debug.tokenFile)"), "{page}");
 }
 
 #[test]
