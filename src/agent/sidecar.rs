@@ -5,7 +5,6 @@
 //! that say what is in effect and what may not be read. Never: a family of the service that is overwritten, or a service that is
 //! down taking the kernel's signals with it, or more than one scrape's worth of its answers in memory.
 
-use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +25,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::access::{self, Authenticator, Gate};
-use super::collector::metric_families;
+use super::collector::{KnownReasons, metric_families};
 use super::evidence::{self, Evidence, EvidenceOptions, PinRule, RingLimits, Subject};
 use super::exposition::{self, Format};
 use super::server::{self, SOURCES_PATH, ServerMetrics};
@@ -90,8 +89,7 @@ struct Shared {
     kernel: Mutex<Kernel>,
     /// Whose holder observes: an answer of the service and what is made of it may be several times `agent.target.maxBody`.
     turn: Arc<Semaphore>,
-    /// The reason of each source that had no values at the last scrape.
-    reasons: Mutex<HashMap<&'static str, String>>,
+    reasons: KnownReasons,
 }
 
 /// What is read of the kernel.
@@ -130,7 +128,7 @@ impl Sidecar {
             gate: Gate(authenticator),
             kernel: Mutex::new(kernel),
             turn: Arc::new(Semaphore::new(1)),
-            reasons: Mutex::default(),
+            reasons: KnownReasons::default(),
         })))
     }
 
@@ -261,7 +259,10 @@ impl Sidecar {
             snapshot.push(&families::AGENT_TARGET_UP, up);
         }
         snapshot.source("target_metrics", outcome);
-        self.log_changes(&snapshot);
+        self.0.reasons.update(&snapshot, reason, |source, reason| match reason {
+            Some(error) => tracing::warn!(source, error, "source is not available"),
+            None => tracing::info!(source, "source is available again"),
+        });
         told.add(metric_families(&snapshot, &told.service, took));
         told.add(self.0.registry.gather());
         told.snapshot = snapshot;
@@ -288,27 +289,6 @@ impl Sidecar {
             tracing::error!(error = &error as &dyn std::error::Error, "reading procfs panicked");
             (Snapshot::default(), None)
         })
-    }
-
-    /// Logs a reason when it is new, and a recovery.
-    fn log_changes(&self, snapshot: &Snapshot) {
-        let mut reasons = self.0.reasons.lock();
-        for (source, outcome) in snapshot.sources() {
-            match outcome {
-                Ok(()) => {
-                    if reasons.remove(source).is_some() {
-                        tracing::info!(source, "source is available again");
-                    }
-                }
-                Err(error) => {
-                    let reason = reason(error);
-                    if reasons.get(source) != Some(&reason) {
-                        tracing::warn!(source, error = reason, "source is not available");
-                        reasons.insert(source, reason);
-                    }
-                }
-            }
-        }
     }
 }
 
