@@ -143,12 +143,8 @@ pub(super) fn settings(
             setting.value = Some(entry.value.clone());
             setting.origin = Origin::File { line: entry.line };
         }
-        for (origin, text) in
-            [from_environment(key, inputs), from_flag(key, inputs)].into_iter().flatten()
-        {
-            if !is_ours {
-                continue;
-            }
+        let said = [from_environment(key, inputs), from_flag(key, inputs)];
+        for (origin, text) in said.into_iter().flatten().filter(|_| is_ours) {
             match parse(key, text) {
                 Ok(value) => {
                     setting =

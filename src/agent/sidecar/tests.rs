@@ -200,7 +200,7 @@ fn sidecar(flags: &[(&'static str, &str)]) -> Sidecar {
 
 async fn ask(sidecar: &Sidecar, progress: &Progress, path: &str) -> (StatusCode, String) {
     let request = Request::builder().uri(path).body(Body::empty()).expect("a request");
-    let answer = routes(&sidecar, progress).oneshot(request).await.expect("a router never fails");
+    let answer = routes(sidecar, progress).oneshot(request).await.expect("a router never fails");
     let status = answer.status();
     let body = answer.into_body().collect().await.expect("a body").to_bytes();
     (status, String::from_utf8_lossy(&body).into_owned())
