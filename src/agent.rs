@@ -1,8 +1,8 @@
 //! Serve the signals of this process: `/metrics`, `/debug/pprof/*` and probes, from inside a service.
 //!
 //! In: the service's tokio runtime and its requests. Out: an HTTP server of its own, and a tower layer for the service's
-//! router. Never: work on the service's threads beyond that layer and one canary task. Sampling and serving have a thread of
-//! their own, so a service that is saturated, blocked or throttled still answers.
+//! router. Never: work on the service's threads beyond that layer, a canary and a few empty tasks that find out which worker
+//! runs where, and the samples of the profilers. Reading and serving have threads of their own, so a service that is saturated, blocked or throttled still answers.
 //!
 //! ```no_run
 //! headroom::profiled_jemalloc!();
@@ -89,6 +89,9 @@ pub enum AgentError {
     /// The agent's thread or its runtime cannot be made.
     #[error("cannot start the agent's thread")]
     Thread(#[source] io::Error),
+    /// A rule of the evidence names a signal that does not exist.
+    #[error("{0} is no signal: see headroom::signals::CATALOGUE")]
+    UnknownSignal(String),
     /// A metric of the agent cannot be registered.
     #[error("cannot register the agent's metrics")]
     Register(#[from] prometheus::Error),
@@ -144,12 +147,16 @@ impl AgentBuilder {
         self
     }
 
-    /// Starts serving. The runtime this is called in is the one that is watched; it needs its time driver.
+    /// Starts serving. The runtime this is called in is the one that is watched.
     ///
     /// # Errors
-    /// [`AgentError`]: no runtime, the address is taken, or the system refuses a thread.
+    /// [`AgentError`]: no runtime, the address is taken, a rule names no signal, or the system refuses a thread.
     pub fn start(self) -> Result<Agent, AgentError> {
         let service_runtime = Handle::try_current()?;
+        let is_known = |rule: &&PinRule| crate::signals::catalogue::family(&rule.signal).is_some();
+        if let Some(rule) = self.evidence.rules.iter().find(|rule| !is_known(rule)) {
+            return Err(AgentError::UnknownSignal(rule.signal.clone()));
+        }
         let (listener, local_addr) = listen(self.address)?;
         let debug = self.debug_address.map(listen).transpose()?;
         let (debug_listener, debug_addr) = debug.unzip();
@@ -182,7 +189,7 @@ impl AgentBuilder {
                 service_runtime: service_runtime.clone(),
                 sources: Sources::new(collectors.clone(), clock),
                 evidence,
-                gate: Gate(self.authenticator),
+                gate: Gate::new(self.authenticator),
             },
             http_layer: http_layer.clone(),
             server_metrics,

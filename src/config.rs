@@ -14,6 +14,8 @@ mod sections;
 #[cfg(all(feature = "agent", feature = "adapter"))]
 mod build;
 #[cfg(all(feature = "agent", feature = "adapter"))]
+mod contradictions;
+#[cfg(all(feature = "agent", feature = "adapter"))]
 mod file;
 #[cfg(all(feature = "agent", feature = "adapter"))]
 mod keys;
@@ -40,7 +42,7 @@ pub use sections::{
 #[cfg(all(feature = "agent", feature = "adapter"))]
 pub use self::{
     build::Section,
-    keys::{Change, KEYS, Key, Kind, Program},
+    keys::{Change, KEYS, Key, Kind, Program, RULE_SIGNALS},
     layers::{Inputs, Loaded, Origin, Setting, load},
     live::{Live, StartError},
     markdown::markdown,

@@ -10,6 +10,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::request::Parts;
@@ -18,6 +19,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::future::BoxFuture;
 use sha2::{Digest as _, Sha256};
+use tokio::sync::Semaphore;
 
 #[cfg(feature = "adapter")]
 mod token_review;
@@ -91,9 +93,61 @@ impl Authenticator for TokenFile {
     }
 }
 
+/// Headers by which a request from loopback shows that somebody else made it: a browser adds the first to the requests of any
+/// page, a proxy or a service mesh's sidecar, which hands over from loopback what came from anywhere, one of the others.
+const PASSED_ON: [header::HeaderName; 5] = [
+    header::ORIGIN,
+    header::FORWARDED,
+    header::HeaderName::from_static("x-forwarded-for"),
+    header::HeaderName::from_static("x-forwarded-proto"),
+    header::HeaderName::from_static("x-request-id"),
+];
+
+/// For a judgement; whoever waits longer is told that nobody was judged.
+const JUDGE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Judgements at once: a flood of bad tokens must not become one of the API server.
+const MAX_JUDGED: usize = 8;
+
 /// The rule of this agent.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Gate(pub(super) Option<Arc<dyn Authenticator>>);
+#[derive(Clone, Debug)]
+pub(super) struct Gate {
+    authenticator: Option<Arc<dyn Authenticator>>,
+    turns: Arc<Semaphore>,
+}
+
+impl Gate {
+    pub(super) fn new(authenticator: Option<Arc<dyn Authenticator>>) -> Self {
+        Self { authenticator, turns: Arc::new(Semaphore::new(MAX_JUDGED)) }
+    }
+
+    /// `None`: nobody could say in time.
+    async fn judge(
+        &self,
+        authenticator: &dyn Authenticator,
+        token: &str,
+        access: Access,
+        path: &str,
+    ) -> Option<Verdict> {
+        let judged = tokio::time::timeout(JUDGE_TIMEOUT, async {
+            let _turn = self.turns.acquire().await.expect("the semaphore is never closed");
+            authenticator.judge(token, access, path).await
+        });
+        match judged.await {
+            Ok(Ok(verdict)) => Some(verdict),
+            Ok(Err(error)) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "a request was not judged"
+                );
+                None
+            }
+            Err(_) => {
+                tracing::warn!("a request was not judged in time");
+                None
+            }
+        }
+    }
+}
 
 /// Lets a request under `/debug/` pass, or answers it.
 pub(super) async fn check(State(gate): State<Gate>, request: Request, next: Next) -> Response {
@@ -108,32 +162,28 @@ pub(super) async fn check(State(gate): State<Gate>, request: Request, next: Next
 async fn refuse(gate: &Gate, head: &Parts) -> Option<Response> {
     let path = head.uri.path();
     let access = access_of(&head.method, path);
-    let Some(authenticator) = &gate.0 else {
+    let Some(authenticator) = &gate.authenticator else {
         let peer = head.extensions.get::<ConnectInfo<SocketAddr>>();
         let is_local = peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback());
-        // A browser on this machine sends the requests of any page, and adds this to them.
-        let is_web_page = head.headers.contains_key(header::ORIGIN);
-        return (access == Access::Change && (!is_local || is_web_page)).then(|| {
+        let is_passed_on = PASSED_ON.iter().any(|name| head.headers.contains_key(name));
+        return (access == Access::Change && (!is_local || is_passed_on)).then(|| {
             refusal(
                 StatusCode::FORBIDDEN,
                 "this changes the agent's state: without a token it is allowed from loopback only, and \
-                 not to web pages; give the agent a token file",
+                 not to web pages or through proxies; give the agent a token file",
             )
         });
     };
     let Some(token) = bearer(&head.headers) else {
         return Some(unauthorized("a bearer token is needed"));
     };
-    match authenticator.judge(token, access, path).await {
-        Ok(Verdict::Allowed) => None,
-        Ok(Verdict::Unknown) => Some(unauthorized("the bearer token is not valid here")),
-        Ok(Verdict::Forbidden) => {
+    match gate.judge(&**authenticator, token, access, path).await {
+        Some(Verdict::Allowed) => None,
+        Some(Verdict::Unknown) => Some(unauthorized("the bearer token is not valid here")),
+        Some(Verdict::Forbidden) => {
             Some(refusal(StatusCode::FORBIDDEN, "the holder of this token may not do this"))
         }
-        Err(error) => {
-            tracing::warn!(error = &error as &dyn std::error::Error, "a request was not judged");
-            Some(refusal(StatusCode::SERVICE_UNAVAILABLE, "the token could not be judged"))
-        }
+        None => Some(refusal(StatusCode::SERVICE_UNAVAILABLE, "the token could not be judged")),
     }
 }
 
@@ -193,7 +243,7 @@ mod tests {
 
     #[tokio::test]
     async fn without_a_credential_all_may_read_and_only_loopback_may_change() {
-        let open = Gate::default();
+        let open = Gate::new(None);
         assert_eq!(status(&open, "POST", CAPTURE, LOCAL, WEB_PAGE).await, 403);
         for (method, path, from, expected) in [
             ("GET", CAPTURE, FAR, 200),
@@ -209,7 +259,7 @@ mod tests {
     #[tokio::test]
     async fn with_a_credential_its_holder_alone_may_read_and_change() {
         let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
-        let gate = Gate(Some(Arc::new(TokenFile::new(file.path()))));
+        let gate = Gate::new(Some(Arc::new(TokenFile::new(file.path()))));
         // An empty file lets nobody in.
         assert_eq!(status(&gate, "GET", CAPTURE, LOCAL, "Bearer x").await, 401);
         file.write_all(b"open sesame\n").expect("a file");

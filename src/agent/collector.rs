@@ -14,7 +14,7 @@ use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricT
 use super::http_layer;
 use crate::pprof;
 use crate::signals::catalogue::families;
-use crate::signals::{CATALOGUE, Collectors, Family, FamilyKind, Snapshot};
+use crate::signals::{CATALOGUE, Collectors, Family, FamilyKind, Snapshot, Unavailable};
 use crate::telemetry::error_chain;
 use crate::time::{Clock, Timestamp};
 
@@ -25,8 +25,7 @@ pub(super) struct SignalCollector {
     clock: Clock,
     collectors: Arc<Mutex<Collectors>>,
     descriptions: Vec<Desc>,
-    /// The reason of each source that had no values at the last gather.
-    reasons: Mutex<HashMap<&'static str, String>>,
+    reasons: KnownReasons,
 }
 
 /// Families that other parts of the agent register themselves.
@@ -46,27 +45,32 @@ impl SignalCollector {
             .filter(|family| !is_registered_apart(family))
             .map(describe)
             .collect::<Result<_, _>>()?;
-        let reasons = Mutex::default();
+        let reasons = KnownReasons::default();
         Ok(Self { service: service.to_owned(), clock, collectors, descriptions, reasons })
     }
+}
 
-    /// Logs a reason when it is new, and a recovery.
-    fn log_changes(&self, snapshot: &Snapshot) {
-        let mut reasons = self.reasons.lock();
+/// The reason of each source that had no values when it was last read.
+#[derive(Debug, Default)]
+pub(super) struct KnownReasons(Mutex<HashMap<&'static str, String>>);
+
+impl KnownReasons {
+    /// Calls `tell` with a source and its reason when that is new, and with `None` at a recovery.
+    pub(super) fn update(
+        &self,
+        snapshot: &Snapshot,
+        reason: fn(&Unavailable) -> String,
+        tell: fn(&str, Option<&str>),
+    ) {
+        let mut known = self.0.lock();
         for (source, outcome) in snapshot.sources() {
-            match outcome {
-                Ok(()) => {
-                    if reasons.remove(source).is_some() {
-                        tracing::debug!(source, "source is available again");
-                    }
-                }
-                Err(error) => {
-                    let reason = error_chain(error);
-                    if reasons.get(source) != Some(&reason) {
-                        tracing::debug!(source, error = reason, "source is not available");
-                        reasons.insert(source, reason);
-                    }
-                }
+            let reason = outcome.as_ref().err().map(reason);
+            if known.get(source) != reason.as_ref() {
+                tell(source, reason.as_deref());
+                match reason {
+                    Some(reason) => known.insert(source, reason),
+                    None => known.remove(source),
+                };
             }
         }
     }
@@ -80,7 +84,11 @@ impl Collector for SignalCollector {
     fn collect(&self) -> Vec<MetricFamily> {
         let now = self.clock.now();
         let snapshot = self.collectors.lock().collect(now);
-        self.log_changes(&snapshot);
+        let reason = |error: &Unavailable| error_chain(error);
+        self.reasons.update(&snapshot, reason, |source, reason| match reason {
+            Some(error) => tracing::debug!(source, error, "source is not available"),
+            None => tracing::debug!(source, "source is available again"),
+        });
         let took = self.clock.now().monotonic.since(now.monotonic);
         metric_families(&snapshot, &self.service, took)
     }

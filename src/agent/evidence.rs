@@ -17,6 +17,7 @@ use tokio::runtime::Handle;
 
 use crate::pprof::{self, CpuSlice, CpuSubscription, Pace};
 use crate::signals::{Family, Snapshot};
+use crate::telemetry::error_chain;
 use crate::time::{Clock, Now, Timestamp};
 
 mod capture;
@@ -53,7 +54,8 @@ pub struct EvidenceOptions {
 }
 
 impl EvidenceOptions {
-    /// Keeps nothing: captures can be pinned, but hold only what comes after.
+    /// Keeps nothing of the past and takes no CPU samples: captures can be pinned, and hold the signals that come after, the
+    /// heap and the tasks.
     pub fn off() -> Self {
         let ring = RingLimits { window: Duration::ZERO, bytes: 0 };
         Self { ring, ..Self::default() }
@@ -70,6 +72,12 @@ impl Default for EvidenceOptions {
         Self { ring, rules: Vec::new(), memory_near_limit: 0.9, directory: None }
     }
 }
+
+const HEAP: &str = "heap";
+const TASKS: &str = "tasks";
+const SIGNALS: &str = "signals.json";
+/// Memory first: what is short of it may not be there for long.
+const OWN_PROFILES: [&str; 3] = [HEAP, "profile", TASKS];
 
 /// Spawn sites in the census of a slice: those with the most tasks.
 const MAX_SITES: usize = 32;
@@ -113,6 +121,8 @@ struct Shared {
     state: Mutex<State>,
     /// `None` with the ring off, of a neighbour, or while another profiler has the signal.
     cpu: Mutex<Option<CpuSubscription>>,
+    /// Why there are no CPU samples.
+    no_cpu: Mutex<Option<String>>,
     is_off: bool,
     directory: Option<Directory>,
     /// Held while a capture is encoded and written: one at a time.
@@ -138,7 +148,7 @@ struct Work {
 impl Evidence {
     pub(super) fn new(subject: Subject, clock: Clock, options: EvidenceOptions) -> Self {
         let is_off = options.is_off() || matches!(subject, Subject::Neighbour(_));
-        let directory = options.directory.map(Directory::new);
+        let directory = options.directory.map(Directory::open);
         let state = State {
             ring: EvidenceRing::new(options.ring),
             captures: Captures::new(directory.as_ref().map_or(0, Directory::next_id)),
@@ -148,7 +158,8 @@ impl Evidence {
         };
         let (state, encoding) = (Mutex::new(state), Mutex::new(()));
         let cpu = Mutex::new(None);
-        Self(Arc::new(Shared { subject, clock, state, cpu, is_off, directory, encoding }))
+        let no_cpu = Mutex::new(is_off.then(|| "the ring is off".to_owned()));
+        Self(Arc::new(Shared { subject, clock, state, cpu, no_cpu, is_off, directory, encoding }))
     }
 
     /// Replaces what pins by itself.
@@ -157,13 +168,25 @@ impl Evidence {
         self.0.state.lock().rules.replace(rules, memory_near_limit);
     }
 
-    /// Takes what a tick saw. Captures that are due are encoded on a thread of the runtime this is called in.
-    pub(super) fn tick(&self, now: Now, snapshot: &Snapshot) {
+    /// Takes what a tick saw: the signals, and `more` values as family, labels and number. Captures that are due are encoded on
+    /// a thread of the runtime this is called in.
+    pub(super) fn tick(
+        &self,
+        now: Now,
+        snapshot: &Snapshot,
+        more: &[(&'static str, &'static str, f64)],
+    ) {
         let cpu = self.0.take_cpu();
         let mut work = Vec::new();
         {
             let mut state = self.0.state.lock();
             let mut values = state.series.values(snapshot);
+            let value = |&(name, labels, value): &(&'static str, &str, f64)| SliceValue {
+                name,
+                labels: labels.into(),
+                value,
+            };
+            values.extend(more.iter().map(value));
             if matches!(self.0.subject, Subject::Itself(..)) {
                 values.extend(tasks_by_site());
             }
@@ -208,19 +231,17 @@ impl Shared {
     fn take_cpu(&self) -> CpuSlice {
         let mut cpu = self.cpu.lock();
         if cpu.is_none() && !self.is_off {
-            *cpu = CpuSubscription::start(Pace::Background)
-                .inspect_err(|error| {
-                    tracing::debug!(error = error as &dyn std::error::Error, "no CPU samples");
-                })
-                .ok();
+            let started = CpuSubscription::start(Pace::Background);
+            *self.no_cpu.lock() = started.as_ref().err().map(|error| error_chain(error));
+            *cpu = started.ok();
         }
         cpu.as_ref().map(CpuSubscription::take).unwrap_or_default()
     }
 
-    /// Encodes what a capture has so far. Blocks for about 20 ms.
+    /// Encodes what a capture has so far. Blocks for about 20 ms; for a neighbour, as long as its profiles take.
     fn encode(&self, work: &Work) {
         let _alone = self.encoding.lock();
-        let (files, missing) = encode(&self.subject, &work.slices);
+        let (files, missing) = self.files(&work.slices);
         let put = self.state.lock().captures.put(work, files, missing);
         let Some(capture) = put else { return };
         if let Some(directory) = &self.directory
@@ -232,43 +253,63 @@ impl Shared {
         }
     }
 
-    /// The files of the last `before` of the ring, without pinning them.
-    fn recent(&self, before: Duration) -> Vec<File> {
+    /// One file of the last `before` of the ring, without pinning it; `None` if there is none of that name. A neighbour is not
+    /// asked for profiles here: its own endpoints are at hand.
+    fn recent(&self, before: Duration, name: &str) -> Option<Result<File, String>> {
         let slices = self.state.lock().ring.last(before, self.clock.now());
-        encode(&self.subject, &slices).0
+        let _alone = self.encoding.lock();
+        match &self.subject {
+            _ if name == SIGNALS => Some(Ok(File::new(SIGNALS, signals(&slices)))),
+            Subject::Itself(service, runtime) => {
+                let name = OWN_PROFILES.into_iter().find(|known| *known == name)?;
+                Some(self.own_profile(service, runtime, &slices, name))
+            }
+            Subject::Neighbour(_) => None,
+        }
     }
-}
 
-/// The files of a capture, and what it has to do without.
-fn encode(subject: &Subject, slices: &[Arc<Slice>]) -> (Vec<File>, Vec<String>) {
-    let (mut files, missing) = match subject {
-        Subject::Itself(service, runtime) => own_profiles(service, runtime, slices),
-        Subject::Neighbour(profiles) => profiles.fetch(),
-    };
-    files.push(File::new("signals.json", signals(slices)));
-    (files, missing)
-}
+    /// The files of a capture, and what it has to do without.
+    fn files(&self, slices: &[Arc<Slice>]) -> (Vec<File>, Vec<String>) {
+        let (mut files, mut missing) = (Vec::new(), Vec::new());
+        match &self.subject {
+            Subject::Itself(service, runtime) => {
+                for name in OWN_PROFILES {
+                    match self.own_profile(service, runtime, slices, name) {
+                        Ok(file) => files.push(file),
+                        Err(why) => missing.push(format!("{name}: {why}")),
+                    }
+                }
+            }
+            Subject::Neighbour(profiles) => (files, missing) = profiles.fetch(),
+        }
+        files.push(File::new(SIGNALS, signals(slices)));
+        (files, missing)
+    }
 
-fn own_profiles(
-    service: &pprof::Service,
-    runtime: &Handle,
-    slices: &[Arc<Slice>],
-) -> (Vec<File>, Vec<String>) {
-    let (mut files, mut missing) = (Vec::new(), Vec::new());
-    if let (Some(first), Some(last)) = (slices.first(), slices.last()) {
-        let duration = last.until.wall.since(first.since);
-        let samples = slices.iter().map(|slice| &slice.cpu);
-        let cpu = pprof::encode_cpu(service, samples, first.since, duration);
-        files.push(File::new("profile", cpu));
-    } else {
-        missing.push("profile: the ring was empty".to_owned());
+    fn own_profile(
+        &self,
+        service: &pprof::Service,
+        runtime: &Handle,
+        slices: &[Arc<Slice>],
+        name: &'static str,
+    ) -> Result<File, String> {
+        let content = match name {
+            HEAP => pprof::heap_profile(service).map_err(|error| error_chain(&error))?,
+            TASKS => pprof::tasks_profile(service, runtime),
+            _ => {
+                if let Some(why) = &*self.no_cpu.lock() {
+                    return Err(why.clone());
+                }
+                let (Some(first), Some(last)) = (slices.first(), slices.last()) else {
+                    return Err("the ring is empty".to_owned());
+                };
+                let duration = last.until.wall.since(first.since);
+                let samples = slices.iter().map(|slice| &slice.cpu);
+                pprof::encode_cpu(service, samples, first.since, duration)
+            }
+        };
+        Ok(File::new(name, content))
     }
-    files.push(File::new("tasks", pprof::tasks_profile(service, runtime)));
-    match pprof::heap_profile(service) {
-        Ok(heap) => files.push(File::new("heap", heap)),
-        Err(error) => missing.push(format!("heap: {}", crate::telemetry::error_chain(&error))),
-    }
-    (files, missing)
 }
 
 /// The task census of a slice.

@@ -107,8 +107,12 @@ impl Sources {
     }
 }
 
-async fn sources(State(Sources { collectors, clock }): State<Sources>) -> String {
-    collectors.lock().reasons_text(clock.now())
+async fn sources(State(Sources { collectors, clock }): State<Sources>) -> Response {
+    let read = move || collectors.lock().reasons_text(clock.now());
+    match tokio::task::spawn_blocking(read).await {
+        Ok(text) => text.into_response(),
+        Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, "a collector panicked").into_response(),
+    }
 }
 
 /// What a scrape needs. Collectors that the service registered are foreign code, which may wait for a lock that the service

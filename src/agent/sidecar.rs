@@ -3,16 +3,15 @@
 //! In: a followed configuration. Out: `/metrics` with the service's own families as they are, the same signals under
 //! Headroom's names, and what the kernel knows of the process and its cgroup; `/debug/pprof/*` of the service; probes; two pages
 //! that say what is in effect and what may not be read. Never: a family of the service that is overwritten, or a service that is
-//! down taking the kernel's signals with it.
+//! down taking the kernel's signals with it, or more than one scrape's worth of its answers in memory.
 
-use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::header;
+use axum::http::{StatusCode, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -21,11 +20,12 @@ use prometheus::Registry;
 use prometheus::proto::MetricFamily;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::access::{self, Authenticator, Gate};
-use super::collector::metric_families;
+use super::collector::{KnownReasons, metric_families};
 use super::evidence::{self, Evidence, EvidenceOptions, PinRule, RingLimits, Subject};
 use super::exposition::{self, Format};
 use super::server::{self, SOURCES_PATH, ServerMetrics};
@@ -59,6 +59,9 @@ use target_profiles::TargetProfiles;
 /// Families of these names are the sidecar's own, whatever the service serves.
 const OWN_PREFIXES: [&str; 2] = ["headroom_agent_", "headroom_config_"];
 
+/// What one observation may take beside the service's answer.
+const OBSERVATION_MARGIN: Duration = Duration::from_secs(1);
+
 /// Why a sidecar cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum SidecarError {
@@ -87,8 +90,9 @@ struct Shared {
     evidence: Evidence,
     gate: Gate,
     kernel: Mutex<Kernel>,
-    /// The reason of each source that had no values at the last scrape.
-    reasons: Mutex<HashMap<&'static str, String>>,
+    /// Whose holder observes: an answer of the service and what is made of it may be several times `agent.target.maxBody`.
+    turn: Arc<Semaphore>,
+    reasons: KnownReasons,
 }
 
 /// What is read of the kernel.
@@ -124,9 +128,10 @@ impl Sidecar {
             clock,
             client,
             evidence,
-            gate: Gate(authenticator),
+            gate: Gate::new(authenticator),
             kernel: Mutex::new(kernel),
-            reasons: Mutex::default(),
+            turn: Arc::new(Semaphore::new(1)),
+            reasons: KnownReasons::default(),
         })))
     }
 
@@ -192,7 +197,7 @@ impl Sidecar {
                 former = Some(config.capture.clone());
             }
             let (snapshot, _) = self.kernel(&config).await;
-            self.0.evidence.tick(self.0.clock.now(), &snapshot);
+            self.0.evidence.tick(self.0.clock.now(), &snapshot, &[]);
         }
     }
 
@@ -202,6 +207,38 @@ impl Sidecar {
 
     fn client(&self) -> &TargetClient {
         &self.0.client
+    }
+
+    /// Waits for its turn, for as long as two observations may take: its own and the one before. One that has begun goes on
+    /// when the caller no longer waits, and keeps the turn.
+    async fn observe_in_turn<T: Send + 'static>(
+        &self,
+        made: fn(Observation) -> T,
+    ) -> Result<T, Response> {
+        let sidecar = self.clone();
+        let observed = async move {
+            let turn = sidecar.0.turn.clone().acquire_owned().await;
+            let turn = turn.expect("the semaphore is never closed");
+            let observing = async move {
+                let _turn = turn;
+                made(sidecar.observe().await)
+            };
+            tokio::spawn(observing).await
+        };
+        let deadline = 2 * (self.config().target.timeout + OBSERVATION_MARGIN);
+        match tokio::time::timeout(deadline, observed).await {
+            Ok(Ok(made)) => Ok(made),
+            Ok(Err(error)) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "a scrape panicked");
+                let why = "reading the service's metrics panicked";
+                Err((StatusCode::INTERNAL_SERVER_ERROR, why).into_response())
+            }
+            Err(_) => {
+                tracing::warn!(?deadline, "a scrape did not get its turn in time");
+                let why = format!("other scrapes of this sidecar took {deadline:?}; one at a time");
+                Err((StatusCode::SERVICE_UNAVAILABLE, why).into_response())
+            }
+        }
     }
 
     /// Everything that one scrape sees.
@@ -225,7 +262,10 @@ impl Sidecar {
             snapshot.push(&families::AGENT_TARGET_UP, up);
         }
         snapshot.source("target_metrics", outcome);
-        self.log_changes(&snapshot);
+        self.0.reasons.update(&snapshot, reason, |source, reason| match reason {
+            Some(error) => tracing::warn!(source, error, "source is not available"),
+            None => tracing::info!(source, "source is available again"),
+        });
         told.add(metric_families(&snapshot, &told.service, took));
         told.add(self.0.registry.gather());
         told.snapshot = snapshot;
@@ -252,27 +292,6 @@ impl Sidecar {
             tracing::error!(error = &error as &dyn std::error::Error, "reading procfs panicked");
             (Snapshot::default(), None)
         })
-    }
-
-    /// Logs a reason when it is new, and a recovery.
-    fn log_changes(&self, snapshot: &Snapshot) {
-        let mut reasons = self.0.reasons.lock();
-        for (source, outcome) in snapshot.sources() {
-            match outcome {
-                Ok(()) => {
-                    if reasons.remove(source).is_some() {
-                        tracing::info!(source, "source is available again");
-                    }
-                }
-                Err(error) => {
-                    let reason = reason(error);
-                    if reasons.get(source) != Some(&reason) {
-                        tracing::warn!(source, error = reason, "source is not available");
-                        reasons.insert(source, reason);
-                    }
-                }
-            }
-        }
     }
 }
 
@@ -342,9 +361,10 @@ impl Observation {
         }
     }
 
-    fn text(&self) -> String {
-        let mut text = exposition::text_of(&self.own);
-        text.push_str(&self.passed_on);
+    /// Ours, then the service's, which is moved and not copied: it may be long.
+    fn text(&mut self) -> String {
+        let mut text = std::mem::take(&mut self.passed_on);
+        text.insert_str(0, &exposition::text_of(&self.own));
         text
     }
 
@@ -385,10 +405,12 @@ fn names(family: &TargetFamily<'_>) -> Vec<String> {
 }
 
 async fn metrics(State(sidecar): State<Sidecar>) -> Response {
-    let text = sidecar.observe().await.text();
-    ([(header::CONTENT_TYPE, Format::Text.content_type())], text).into_response()
+    let kind = [(header::CONTENT_TYPE, Format::Text.content_type())];
+    let text = sidecar.observe_in_turn(|mut told| told.text()).await;
+    text.map_or_else(|refusal| refusal, |text| (kind, text).into_response())
 }
 
-async fn sources(State(sidecar): State<Sidecar>) -> String {
-    sidecar.observe().await.page()
+async fn sources(State(sidecar): State<Sidecar>) -> Response {
+    let page = sidecar.observe_in_turn(|told| told.page()).await;
+    page.map_or_else(|refusal| refusal, IntoResponse::into_response)
 }

@@ -113,13 +113,21 @@ async fn tick(
     loop {
         ticks.tick().await;
         let now = clock.now();
-        let snapshot = {
-            let mut collectors = collectors.lock();
+        let watched = collectors.clone();
+        // Reads files of the kernel: not on the thread that answers probes.
+        let read = tokio::task::spawn_blocking(move || {
+            let mut collectors = watched.lock();
             collectors.tick(now);
             collectors.collect(now)
-        };
+        });
         http_layer.tick(now.monotonic);
-        evidence.tick(now, &snapshot);
+        match read.await {
+            Ok(snapshot) => evidence.tick(now, &snapshot, &http_layer.totals()),
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(error, "reading the signals panicked");
+            }
+        }
         beat.beat();
     }
 }

@@ -1,4 +1,7 @@
 //! `headroom agent`: the sidecar beside a service in any language.
+//!
+//! In: flags and signals. Out: a sidecar that listens, until it is told to stop. Never: half a start: an address that is taken or
+//! a credential that cannot be had ends it with a sentence.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,4 +1,7 @@
-//! A subcommand's configuration: read at the start, followed while it runs.
+//! A subcommand's configuration.
+//!
+//! In: flags, environment, file. Out: what is in effect, and the log level along with it. Never: a start with a problem, or a
+//! misspelt variable that nobody hears of.
 
 use anyhow::Result;
 use prometheus::Registry;

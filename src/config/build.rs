@@ -1,6 +1,6 @@
 //! From settings to the typed sections.
 //!
-//! In: every key of one program. Out: its section, or what does not go together. Never: a key that the table does not have.
+//! In: every key of one program, without a problem. Out: its section. Never: a key that the table does not have.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use super::keys::Program;
 use super::layers::Setting;
-use super::problem::{ConfigError, Place, Problem};
 use super::value::Value;
 use super::{
     AdapterConfig, AgentConfig, CaptureConfig, CaptureRule, Credential, DebugConfig, HttpUrl,
@@ -21,15 +20,12 @@ pub trait Section: Clone + PartialEq + Send + Sync + 'static {
     /// Whose section it is.
     const PROGRAM: Program;
 
-    /// From settings that hold a value for each key that has a default.
-    ///
-    /// # Errors
-    /// What does not go together.
-    fn build(settings: &[Setting]) -> Result<Self, ConfigError>;
+    /// From settings that hold a value for each key that has a default, and do not contradict one another.
+    fn build(settings: &[Setting]) -> Self;
 }
 
 /// Looks values up by path.
-struct Values<'a>(&'a [Setting]);
+pub(super) struct Values<'a>(pub(super) &'a [Setting]);
 
 /// Why a look-up cannot fail.
 const TYPED: &str =
@@ -37,32 +33,31 @@ const TYPED: &str =
 
 impl Values<'_> {
     fn get(&self, path: &str) -> Option<&Value> {
-        let setting = self.0.iter().find(|setting| setting.key.path == path).expect(TYPED);
-        setting.value.as_ref()
+        self.0.iter().find(|setting| setting.key.path == path)?.value.as_ref()
     }
 
-    fn text(&self, path: &str) -> Option<String> {
+    pub(super) fn text(&self, path: &str) -> Option<String> {
         match self.get(path)? {
             Value::Text(text) => Some(text.clone()),
             _ => None,
         }
     }
 
-    fn url(&self, path: &str) -> Option<HttpUrl> {
+    pub(super) fn url(&self, path: &str) -> Option<HttpUrl> {
         match self.get(path)? {
             Value::Url(url) => Some(url.clone()),
             _ => None,
         }
     }
 
-    fn file(&self, path: &str) -> Option<PathBuf> {
+    pub(super) fn file(&self, path: &str) -> Option<PathBuf> {
         match self.get(path)? {
             Value::File(file) => Some(file.clone()),
             _ => None,
         }
     }
 
-    fn address(&self, path: &str) -> Option<SocketAddr> {
+    pub(super) fn address(&self, path: &str) -> Option<SocketAddr> {
         match self.get(path)? {
             Value::Address(address) => Some(*address),
             _ => None,
@@ -83,7 +78,7 @@ impl Values<'_> {
         }
     }
 
-    fn whole<T: TryFrom<u64>>(&self, path: &str) -> Option<T> {
+    pub(super) fn whole<T: TryFrom<u64>>(&self, path: &str) -> Option<T> {
         match self.get(path)? {
             Value::Whole(number) => T::try_from(*number).ok(),
             _ => None,
@@ -97,7 +92,7 @@ impl Values<'_> {
         }
     }
 
-    fn switch(&self, path: &str) -> Option<bool> {
+    pub(super) fn switch(&self, path: &str) -> Option<bool> {
         match self.get(path)? {
             Value::Switch(switch) => Some(*switch),
             _ => None,
@@ -115,10 +110,9 @@ impl Values<'_> {
 impl Section for AgentConfig {
     const PROGRAM: Program = Program::Agent;
 
-    fn build(settings: &[Setting]) -> Result<Self, ConfigError> {
+    fn build(settings: &[Setting]) -> Self {
         let values = Values(settings);
-        not_itself(&values)?;
-        Ok(Self {
+        Self {
             bind: values.address("agent.bind").expect(TYPED),
             service: values.text("agent.service").expect(TYPED),
             log_level: values.text("agent.logLevel").expect(TYPED),
@@ -128,7 +122,7 @@ impl Section for AgentConfig {
                 max_body_bytes: values.whole("agent.target.maxBody").expect(TYPED),
                 pprof: values.url("agent.target.pprof"),
                 bearer_token_file: values.file("agent.target.bearerTokenFile"),
-                process: process(&values)?,
+                process: process(&values),
             },
             capture: CaptureConfig {
                 ring: RingConfig {
@@ -141,60 +135,34 @@ impl Section for AgentConfig {
             },
             debug: DebugConfig {
                 bind: values.address("agent.debug.bind"),
-                credential: credential(&values)?,
+                credential: credential(&values),
             },
-        })
+        }
     }
 }
 
-/// A sidecar that asks itself would ask again for each question.
-fn not_itself(values: &Values<'_>) -> Result<(), ConfigError> {
-    let own_port = values.address("agent.bind").expect(TYPED).port();
-    let asks_itself =
-        |path: &&str| values.url(path).is_some_and(|url| url.is_local() && url.port() == own_port);
-    let wrong = ["agent.target.metrics", "agent.target.pprof"].into_iter().filter(asks_itself);
-    let problem = |path: &str| Problem {
-        place: Place::Together,
-        path: path.to_owned(),
-        message: format!("port {own_port} is the sidecar's own (agent.bind)"),
-    };
-    let problems: Vec<_> = wrong.map(problem).collect();
-    if problems.is_empty() { Ok(()) } else { Err(ConfigError(problems)) }
-}
-
-fn credential(values: &Values<'_>) -> Result<Credential, ConfigError> {
-    let review = values.switch("agent.debug.tokenReview").expect(TYPED);
-    match (values.file("agent.debug.tokenFile"), review) {
-        (None, false) => Ok(Credential::None),
-        (Some(file), false) => Ok(Credential::TokenFile(file)),
-        (None, true) => Ok(Credential::TokenReview),
-        (Some(_), true) => Err(ConfigError(vec![Problem {
-            place: Place::Together,
-            path: "agent.debug.tokenFile".to_owned(),
-            message: "excludes agent.debug.tokenReview; set one of them".to_owned(),
-        }])),
+fn credential(values: &Values<'_>) -> Credential {
+    match values.file("agent.debug.tokenFile") {
+        Some(file) => Credential::TokenFile(file),
+        None if values.switch("agent.debug.tokenReview").expect(TYPED) => Credential::TokenReview,
+        None => Credential::None,
     }
 }
 
-fn process(values: &Values<'_>) -> Result<ProcessChoice, ConfigError> {
+fn process(values: &Values<'_>) -> ProcessChoice {
     match (values.whole("agent.target.pid"), values.text("agent.target.process")) {
-        (None, None) => Ok(ProcessChoice::Find),
-        (Some(pid), None) => Ok(ProcessChoice::Pid(pid)),
-        (None, Some(name)) => Ok(ProcessChoice::Named(name)),
-        (Some(_), Some(_)) => Err(ConfigError(vec![Problem {
-            place: Place::Together,
-            path: "agent.target.pid".to_owned(),
-            message: "excludes agent.target.process; set one of them".to_owned(),
-        }])),
+        (Some(pid), _) => ProcessChoice::Pid(pid),
+        (None, Some(name)) => ProcessChoice::Named(name),
+        (None, None) => ProcessChoice::Find,
     }
 }
 
 impl Section for AdapterConfig {
     const PROGRAM: Program = Program::Adapter;
 
-    fn build(settings: &[Setting]) -> Result<Self, ConfigError> {
+    fn build(settings: &[Setting]) -> Self {
         let values = Values(settings);
-        Ok(Self {
+        Self {
             bind_address: values.ip("adapter.bindAddress").expect(TYPED),
             secure_port: values.whole("adapter.securePort").expect(TYPED),
             metrics_bind_address: values.address("adapter.metricsBindAddress").expect(TYPED),
@@ -209,6 +177,6 @@ impl Section for AdapterConfig {
                     .whole("adapter.scrape.labelBytesPerSeries")
                     .expect(TYPED),
             },
-        })
+        }
     }
 }

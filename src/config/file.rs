@@ -9,7 +9,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 
 use super::CaptureRule;
-use super::keys::{KEYS, Key, Kind, key};
+use super::keys::{KEYS, Key, Kind, RULE_SIGNALS, key};
 use super::value::{self, Value};
 use crate::quantity::Quantity;
 
@@ -95,7 +95,11 @@ impl Reader {
         let path =
             if parent.is_empty() { name.value.clone() } else { format!("{parent}.{}", name.value) };
         let line = name.referenced.line();
-        if let Some(key) = key(&path) {
+        if name.value.contains('.') {
+            // It would be a second name of a key that may be there under its first.
+            let message = "a name has no dots; write a map in a map".to_owned();
+            self.faults.push(Fault { line: Some(line), path, message });
+        } else if let Some(key) = key(&path) {
             self.leaf(key, line, node);
         } else if KEYS
             .iter()
@@ -199,9 +203,11 @@ fn rule(path: &str, item: &Spanned<Node>) -> Result<CaptureRule, Vec<Fault>> {
             _ => "",
         };
         match name.value.as_str() {
-            "signal" if is_metric_name(text) => signal = Some(text.to_owned()),
+            "signal" if RULE_SIGNALS.contains(&text) => signal = Some(text.to_owned()),
             "signal" => {
-                faults.push(fault(at, &path, format!("{text:?} is not a metric name")));
+                let known = RULE_SIGNALS.join(", ");
+                let message = format!("{text:?} is not among what a rule can be about: {known}");
+                faults.push(fault(at, &path, message));
             }
             "above" => match text.parse::<Quantity>() {
                 Ok(number) => above = Some(number.to_f64()),
@@ -230,11 +236,6 @@ fn rule(path: &str, item: &Spanned<Node>) -> Result<CaptureRule, Vec<Fault>> {
         }
         _ => Err(faults),
     }
-}
-
-fn is_metric_name(text: &str) -> bool {
-    let inside = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b':';
-    !text.is_empty() && !text.as_bytes()[0].is_ascii_digit() && text.bytes().all(inside)
 }
 
 /// A YAML value; scalars as text, whatever YAML takes them for.

@@ -1,6 +1,6 @@
 //! The table of keys: the one place that says what can be configured.
 //!
-//! In: nothing. Out: [`KEYS`]. Never: a key that no section reads, or a section that reads another key; tests hold both.
+//! In: nothing. Out: [`KEYS`], [`RULE_SIGNALS`]. Never: a key that no section reads, or a section that reads another key; tests hold both.
 
 use std::time::Duration;
 
@@ -134,6 +134,31 @@ pub(super) fn key(path: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.path == path)
 }
 
+/// What a rule of `agent.capture.rules` can be about: what the sidecar reads of the kernel each second. The service's own
+/// metrics are only read when somebody scrapes.
+pub const RULE_SIGNALS: &[&str] = &[
+    "process_cpu_seconds_total",
+    "process_resident_memory_bytes",
+    "process_virtual_memory_bytes",
+    "process_virtual_memory_max_bytes",
+    "process_open_fds",
+    "process_max_fds",
+    "process_start_time_seconds",
+    "process_threads",
+    "process_runqueue_wait_seconds_total",
+    "cgroup_cpu_usage_seconds_total",
+    "cgroup_cpu_throttled_seconds_total",
+    "cgroup_cpu_periods_total",
+    "cgroup_cpu_throttled_periods_total",
+    "cgroup_cpu_limit_cores",
+    "cgroup_memory_working_set_bytes",
+    "cgroup_memory_limit_bytes",
+    "cgroup_memory_events_total",
+    "pressure_stall_seconds_total",
+    "headroom_agent_host_memory_available_bytes",
+    "headroom_agent_host_cpu_count",
+];
+
 const MINUTE: Duration = Duration::from_secs(60);
 const MIB: u64 = 1 << 20;
 
@@ -201,7 +226,7 @@ pub const KEYS: &[Key] = &[
         kind: Kind::File,
         default: None,
         change: Change::Hot,
-        meaning: "a file whose text is sent to the service as bearer token; read at each request",
+        meaning: "a file whose text is sent to the service as bearer token; read at each request. What the service protects in its `/metrics` is re-exposed to all by intent; beside `pprof` it is accepted only if `/debug/` asks for a token or is served on loopback",
     },
     Key {
         path: "agent.target.pid",
@@ -222,18 +247,18 @@ pub const KEYS: &[Key] = &[
     Key {
         path: "agent.capture.ring.window",
         env: &["HEADROOM_AGENT_CAPTURE_RING_WINDOW"],
-        kind: Kind::Duration { min: Duration::from_secs(1), max: Duration::from_secs(3600) },
+        kind: Kind::Duration { min: Duration::from_secs(1), max: Duration::from_secs(600) },
         default: Some("60s"),
         change: Change::Restart,
-        meaning: "how far the samples that are always kept reach back",
+        meaning: "how far the samples that are always kept reach back, as far as `agent.capture.ring.size` lets them",
     },
     Key {
         path: "agent.capture.ring.size",
         env: &["HEADROOM_AGENT_CAPTURE_RING_SIZE"],
-        kind: Kind::Bytes { min: 64 << 10, max: 1024 * MIB },
+        kind: Kind::Bytes { min: 64 << 10, max: 4 * MIB },
         default: Some("4Mi"),
         change: Change::Restart,
-        meaning: "how much memory the samples that are always kept may take",
+        meaning: "how much memory the samples that are always kept may take; the oldest go first",
     },
     Key {
         path: "agent.capture.memoryNearLimit",
@@ -249,7 +274,7 @@ pub const KEYS: &[Key] = &[
         kind: Kind::Rules,
         default: Some("[]"),
         change: Change::Hot,
-        meaning: "what else makes a capture: a list of `{signal, above, cooldown}`, cooldown 5m unless given; YAML in the environment too",
+        meaning: "what else makes a capture: a list of `{signal, above, cooldown}`, cooldown 5m unless given; YAML in the environment too. The signal is one that the kernel knows of the process, its cgroup or the machine (`process_*`, `cgroup_*`, `pressure_stall_seconds_total`, `headroom_agent_host_*`), a counter by its increase per second; the service's own metrics are not watched",
     },
     Key {
         path: "agent.capture.directory",

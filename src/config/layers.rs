@@ -1,12 +1,14 @@
 //! The four layers and which of them speaks for each key.
 //!
 //! In: flags, variables, the text of the file. Out: every key's value and where it came from, or all problems of all layers.
-//! Never: the section of the other program, except that its keys must be right too: the file is read as a whole.
+//! Never: the section of the other program, except that what the file says of it must be right too: the file is read as a
+//! whole.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::build::Section;
+use super::contradictions::contradictions;
 use super::file;
 use super::keys::{KEYS, Key, Kind, Program};
 use super::problem::{ConfigError, Place, Problem};
@@ -17,18 +19,20 @@ use super::value::{self, Value};
 pub struct Inputs {
     /// Paths of keys with the value of their flag.
     pub flags: Vec<(&'static str, String)>,
-    /// The environment.
+    /// Of the environment what begins with `HEADROOM_` or is named by a key; the rest may be secrets of others.
     pub environment: BTreeMap<String, String>,
     /// The file, if one is configured.
     pub file: Option<PathBuf>,
 }
 
 impl Inputs {
-    /// The variables of this process that are text.
+    /// The variables of this process that are text and may be ours.
     #[must_use]
     pub fn from_process(flags: Vec<(&'static str, String)>, file: Option<PathBuf>) -> Self {
         let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
-            Some((name.into_string().ok()?, value.into_string().ok()?))
+            let name = name.into_string().ok()?;
+            let ours = name.starts_with("HEADROOM_") || is_of_a_key(&name);
+            Some((name, value.into_string().ok().filter(|_| ours)?))
         };
         Self { flags, environment: std::env::vars_os().filter_map(text).collect(), file }
     }
@@ -37,10 +41,13 @@ impl Inputs {
     #[must_use]
     pub fn unknown_variables(&self, program: Program) -> Vec<String> {
         let prefix = format!("HEADROOM_{}_", program.section().to_uppercase());
-        let known = |name: &str| KEYS.iter().any(|key| key.env.contains(&name));
         let ours = self.environment.keys().filter(|name| name.starts_with(&prefix));
-        ours.filter(|name| !known(name) && !is_service_link(name)).cloned().collect()
+        ours.filter(|name| !is_of_a_key(name) && !is_service_link(name)).cloned().collect()
     }
+}
+
+fn is_of_a_key(name: &str) -> bool {
+    KEYS.iter().any(|key| key.env.contains(&name))
 }
 
 /// Whether Kubernetes sets a variable of this name for a Service: `NAME_SERVICE_HOST`, `NAME_SERVICE_PORT…`, `NAME_PORT` and
@@ -102,10 +109,15 @@ pub fn load<T: Section>(inputs: &Inputs, file: Option<&str>) -> Result<Loaded<T>
 }
 
 pub(super) fn loaded<T: Section>(settings: Vec<Setting>) -> Result<Loaded<T>, ConfigError> {
-    let config = T::build(&settings)?;
+    let problems = contradictions(&settings);
+    if !problems.is_empty() {
+        return Err(ConfigError(problems));
+    }
+    let config = T::build(&settings);
     Ok(Loaded { config, settings })
 }
 
+/// Of the program all keys. Those of the other are judged by what the file says: its flags and variables are elsewhere.
 pub(super) fn settings(
     program: Program,
     inputs: &Inputs,
@@ -120,26 +132,34 @@ pub(super) fn settings(
         message: fault.message,
     }));
     let mut settings = Vec::new();
-    for key in KEYS.iter().filter(|key| key.program() == program) {
+    for key in KEYS {
+        let is_ours = key.program() == program;
         let mut setting = by_default(key);
+        if !is_ours || problems.iter().any(|problem| problem.path == key.path) {
+            setting.value = None;
+        }
         if let Some(entry) = entries.iter().find(|entry| entry.key.path == key.path) {
             setting.text = Some(entry.text.clone());
             setting.value = Some(entry.value.clone());
             setting.origin = Origin::File { line: entry.line };
         }
-        for (origin, text) in
-            [from_environment(key, inputs), from_flag(key, inputs)].into_iter().flatten()
-        {
+        let said = [from_environment(key, inputs), from_flag(key, inputs)];
+        for (origin, text) in said.into_iter().flatten().filter(|_| is_ours) {
             match parse(key, text) {
                 Ok(value) => {
                     setting =
                         Setting { key, text: Some(text.to_owned()), origin, value: Some(value) };
                 }
-                Err(message) => problems.push(refused(key, &origin, message)),
+                Err(message) => {
+                    problems.push(refused(key, &origin, message));
+                    setting.value = None;
+                }
             }
         }
         settings.push(setting);
     }
+    problems.extend(contradictions(&settings));
+    settings.retain(|setting| setting.key.program() == program);
     if problems.is_empty() { Ok(settings) } else { Err(ConfigError(problems)) }
 }
 

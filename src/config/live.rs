@@ -6,6 +6,7 @@
 //! Polled, not watched: reading one small file a second costs microseconds, and sees the swap of a ConfigMap's `..data` link,
 //! edits in place and network file systems alike, where inotify loses its watch with each swapped directory.
 
+use std::fmt::Write as _;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -194,12 +195,12 @@ impl<T: Section> Live<T> {
             ConfigError(vec![Problem { place, path: String::new(), message }])
         };
         let text = content.map_err(unreadable)?;
+        // What waits for a start must be right all the same, or that start would fail; and so must what is in effect till then.
         let settings = layers::settings(T::PROGRAM, &self.0.inputs, Some(&text))?;
-        // What waits for a start must be right all the same, or that start would fail.
-        T::build(&settings)?;
         let running = self.current();
         let (settings, waiting) = keep_running(settings, &running.settings);
-        let loaded = layers::loaded::<T>(settings)?;
+        let loaded =
+            layers::loaded::<T>(settings).map_err(|error| until_a_start(error, &waiting))?;
         self.0.current.send_if_modified(|current| {
             let changed = current.config != loaded.config;
             *current = Arc::new(loaded);
@@ -207,6 +208,16 @@ impl<T: Section> Live<T> {
         });
         Ok(waiting)
     }
+}
+
+/// Why a file that is right by itself is refused all the same.
+fn until_a_start(mut error: ConfigError, waiting: &[(&'static str, String)]) -> ConfigError {
+    let keys: Vec<_> = waiting.iter().map(|(key, _)| *key).collect();
+    for problem in &mut error.0 {
+        // Writing to a String cannot fail.
+        let _ = write!(problem.message, " (a start is needed for {})", keys.join(", "));
+    }
+    error
 }
 
 /// Gives keys that need a start the value that is running.

@@ -1,4 +1,6 @@
-//! What is wrong with a configuration: all of it, at once.
+//! What is wrong with a configuration.
+//!
+//! In: problems, each with its place. Out: one error that lists them. Never: the first of several alone.
 
 use std::fmt;
 use std::path::PathBuf;

@@ -53,7 +53,7 @@ fn every_key_of_the_table_is_read_by_its_section() {
             Kind::Share => "0.7",
             Kind::Switch => "true",
             Kind::LogFilter => "trace",
-            Kind::Rules => "[{signal: a, above: 1}]",
+            Kind::Rules => "[{signal: process_threads, above: 1}]",
         };
         let inputs = inputs(&[(key.path, other)], &[]);
         let changed = match key.program() {
@@ -109,23 +109,30 @@ fn all_problems_of_all_layers_are_reported_at_once_with_line_and_key() {
   capture:
     ring: {window: 2h}
     rules:
-    - {signal: heap_allocated_bytes, above: 1Gi}
-    - {signal: 9x, abov: 1}
+    - {signal: cgroup_memory_working_set_bytes, above: 1Gi}
+    - {signal: process_threads, abov: 1}
+  debug: {bind: 127.0.0.1:6060, tokenFile: /a, tokenReview: true}
+  target.pprof: http://127.0.0.1/
 Adapter: {}
 ";
-    let environment = [("HEADROOM_AGENT_TARGET_PID", "none")];
+    let environment = [
+        ("HEADROOM_AGENT_TARGET_PID", "none"),
+        ("HEADROOM_AGENT_TARGET_PPROF", "http://127.0.0.1:6060/debug/pprof"),
+    ];
     let problems = agent(&inputs(&[("agent.bind", "x")], &environment), file);
-    let expected = "10 problems in the configuration
+    let expected = "12 problems in the configuration
   /etc/headroom/config.yaml:2: agent.bnd: unknown key; did you mean agent.bind?
   /etc/headroom/config.yaml:4: agent.target.metrics: only http is spoken with a target in the same pod
   /etc/headroom/config.yaml:5: agent.target.timeout: \"5\" is not a duration such as 250ms, 5s, 1m or 1h
-  /etc/headroom/config.yaml:7: agent.capture.ring.window: 2h is not between 1s and 3600s
-  /etc/headroom/config.yaml:10: agent.capture.rules[1].signal: \"9x\" is not a metric name
+  /etc/headroom/config.yaml:7: agent.capture.ring.window: 2h is not between 1s and 600s
   /etc/headroom/config.yaml:10: agent.capture.rules[1].abov: unknown key; a rule has signal, above and cooldown
   /etc/headroom/config.yaml:10: agent.capture.rules[1]: above is missing
-  /etc/headroom/config.yaml:11: Adapter: unknown key; did you mean adapter?
+  /etc/headroom/config.yaml:12: agent.target.pprof: a name has no dots; write a map in a map
+  /etc/headroom/config.yaml:13: Adapter: unknown key; did you mean adapter?
   flag: agent.bind: \"x\" is not an address such as 127.0.0.1:9469
-  HEADROOM_AGENT_TARGET_PID: agent.target.pid: \"none\" is not a whole number";
+  HEADROOM_AGENT_TARGET_PID: agent.target.pid: \"none\" is not a whole number
+  agent.target.pprof: port 6060 is the sidecar's own (agent.debug.bind)
+  agent.debug.tokenFile: excludes agent.debug.tokenReview; set one of them";
     assert_eq!(problems, Err(expected.to_owned()));
 }
 
@@ -159,6 +166,70 @@ fn a_sidecar_does_not_ask_itself() {
         "agent: {bind: 127.0.0.1:9469, target: {metrics: \"http://localhost:9469/metrics\"}}";
     let problem = agent(&inputs(&[], &[]), file).expect_err("its own port");
     assert!(problem.contains("agent.target.metrics: port 9469 is the sidecar's own"), "{problem}");
+}
+
+/// The adapter knows neither the flags nor the variables of the sidecar: what these may mend is no problem to it.
+#[test]
+fn what_the_file_alone_contradicts_is_told_to_the_other_program_too() {
+    let adapter = |text: &str| {
+        load::<AdapterConfig>(&inputs(&[], &[]), Some(text)).map_err(|error| error.to_string())
+    };
+    let target = "target: {bearerTokenFile: /t, pprof: \"http://localhost:9469/debug/pprof\"}";
+    assert!(adapter(&format!("agent: {{{target}}}")).is_ok());
+    let problem = adapter("agent: {target: {pid: 7, process: shop}}").expect_err("two choices");
+    assert!(problem.contains("agent.target.pid: excludes agent.target.process"), "{problem}");
+}
+
+#[test]
+fn a_token_is_not_lent_to_whoever_asks_for_a_profile() {
+    let check = |rest: &str, accepted: bool| {
+        let token = "bearerTokenFile: /t";
+        let text =
+            format!("agent:\n  target: {{{token}, pprof: \"http://localhost:6060/\"}}\n{rest}");
+        match agent(&inputs(&[], &[]), &text) {
+            Ok(_) => assert!(accepted, "{rest}"),
+            Err(problem) => {
+                assert!(!accepted, "{rest}: {problem}");
+                let start = "bad configuration: agent.target.bearerTokenFile: without a token whoever reaches ";
+                assert!(problem.starts_with(start), "{problem}");
+            }
+        }
+    };
+    check("", false);
+    check("  debug: {bind: 10.0.0.1:9470}", false);
+    check("  bind: 127.0.0.1:9469\n  debug: {bind: \"[::]:9470\"}", false);
+    check("  debug: {bind: 127.0.0.1:9470}", true);
+    check("  bind: \"[::1]:9469\"", true);
+    check("  debug: {tokenFile: /d}", true);
+    check("  debug: {tokenReview: true}", true);
+    assert!(
+        agent(&inputs(&[], &[]), "agent: {target: {bearerTokenFile: /t}}").is_ok(),
+        "no profiles"
+    );
+}
+
+#[test]
+fn a_rule_that_could_never_fire_is_refused_with_the_names_that_can() {
+    let rule = |signal: &str| {
+        let text = format!("agent: {{capture: {{rules: [{{signal: {signal}, above: 1}}]}}}}");
+        agent(&inputs(&[], &[]), &text)
+    };
+    for signal in RULE_SIGNALS {
+        assert!(rule(signal).is_ok(), "{signal}");
+    }
+    let problem = rule("heap_allocated_bytes").expect_err("not of the kernel");
+    assert!(problem.contains("\"heap_allocated_bytes\" is not among"), "{problem}");
+    assert!(problem.contains("process_open_fds, "), "{problem}");
+}
+
+#[test]
+fn of_the_environment_only_what_may_be_ours_is_kept() {
+    assert!(std::env::var_os("PATH").is_some());
+    let kept = Inputs::from_process(Vec::new(), None).environment;
+    let is_ours = |name: &String| {
+        name.starts_with("HEADROOM_") || KEYS.iter().any(|key| key.env.contains(&name.as_str()))
+    };
+    assert!(kept.keys().all(is_ours), "{:?}", kept.keys());
 }
 
 #[test]
@@ -237,6 +308,24 @@ fn a_swapped_config_map_takes_effect_and_a_bad_one_keeps_the_last_good() {
     assert_eq!(swap("..4", "agent: {target: {timeout: 6s}}"), 6);
     assert!(metric(&registry, "headroom_config_reload_success") > 0.5);
     assert!(live.page().contains("is in effect"));
+}
+
+/// A token that is sent from the first second on, while the one that guards it waits for a start, would be lent till then.
+#[test]
+fn what_is_in_effect_until_the_next_start_must_go_together_too() {
+    let registry = Registry::new();
+    let target = "target: {pprof: \"http://localhost:6060/\", timeout: 3s";
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    std::fs::write(file.path(), format!("agent: {{{target}}}}}")).expect("a file");
+    let inputs = Inputs { file: Some(file.path().to_owned()), ..Inputs::default() };
+    let live = Live::<AgentConfig>::start(inputs, &registry).expect("a good file");
+    let text = format!("agent: {{{target}, bearerTokenFile: /t}}, debug: {{tokenFile: /d}}}}");
+    live.seen(Ok(text.clone()));
+    live.seen(Ok(text));
+    assert_eq!(live.current().config.target.bearer_token_file, None);
+    let page = live.page();
+    assert!(page.contains("is NOT in effect"), "{page}");
+    assert!(page.contains("(a start is needed for agent.debug.tokenFile)"), "{page}");
 }
 
 #[test]

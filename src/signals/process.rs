@@ -13,7 +13,7 @@ use super::catalogue::families;
 use super::snapshot::{Snapshot, Unavailable};
 use super::sys;
 use super::text::Schedstat;
-use super::threads::Threads;
+use super::threads::{AllThreads, Threads};
 
 /// A reading costs one file per thread; past this many the family is left out.
 const MAX_THREADS: i64 = 512;
@@ -99,10 +99,9 @@ impl ProcessCollector {
             _ => self.threads.read_all(),
         };
         let counted = counted.map(|counted| {
-            let waits = counted.iter().map(|(thread, counted)| (*thread, counted.waiting_nanos));
-            let nanos = self.waits.observe(waits);
+            let nanos = self.waits.observe(&counted);
             snapshot.push(&families::PROCESS_RUNQUEUE_WAIT, nanos as f64 / 1e9);
-            counted.into_iter().collect()
+            counted.counted.into_iter().collect()
         });
         snapshot.source("process", threads.map(drop));
         let (counted, outcome) = match counted {
@@ -157,17 +156,22 @@ struct RunqueueWaits {
 }
 
 impl RunqueueWaits {
-    /// Takes each living thread's wait and returns the sum over all threads ever seen, in the same unit.
-    fn observe(&mut self, waits: impl IntoIterator<Item = (u32, u64)>) -> u64 {
+    /// Takes each living thread's wait and returns the sum over all threads ever seen, in nanoseconds. A thread that could not
+    /// be read keeps what it had.
+    fn observe(&mut self, threads: &AllThreads) -> u64 {
         let mut before = std::mem::take(&mut self.live);
-        for (thread, wait) in waits {
-            if let Some(last) = before.remove(&thread)
+        for (thread, counted) in &threads.counted {
+            let wait = counted.waiting_nanos;
+            if let Some(last) = before.remove(thread)
                 && wait < last
             {
                 // The kernel gave an ended thread's number to a new one.
                 self.ended += last;
             }
-            self.live.insert(thread, wait);
+            self.live.insert(*thread, wait);
+        }
+        for thread in &threads.unread {
+            self.live.extend(before.remove_entry(thread));
         }
         self.ended += before.values().sum::<u64>();
         self.ended + self.live.values().sum::<u64>()
@@ -178,20 +182,36 @@ impl RunqueueWaits {
 mod tests {
     use super::*;
 
+    fn observe(waits: &mut RunqueueWaits, read: &[(u32, u64)], unread: &[u32]) -> u64 {
+        let counted = |&(thread, waiting_nanos): &(u32, u64)| {
+            (thread, Schedstat { on_cpu_nanos: 0, waiting_nanos })
+        };
+        let counted = read.iter().map(counted).collect();
+        waits.observe(&AllThreads { counted, unread: unread.to_vec() })
+    }
+
     #[test]
     fn waits_of_ended_threads_stay_counted() {
         let mut waits = RunqueueWaits::default();
-        assert_eq!(waits.observe([(1, 10), (2, 100)]), 110);
-        assert_eq!(waits.observe([(1, 15)]), 115);
-        assert_eq!(waits.observe([(1, 15), (3, 5)]), 120);
+        assert_eq!(observe(&mut waits, &[(1, 10), (2, 100)], &[]), 110);
+        assert_eq!(observe(&mut waits, &[(1, 15)], &[]), 115);
+        assert_eq!(observe(&mut waits, &[(1, 15), (3, 5)], &[]), 120);
         assert_eq!(waits.live.len(), 2);
     }
 
     #[test]
     fn a_thread_number_used_again_starts_a_new_thread() {
         let mut waits = RunqueueWaits::default();
-        assert_eq!(waits.observe([(7, 100)]), 100);
-        assert_eq!(waits.observe([(7, 3)]), 103);
+        assert_eq!(observe(&mut waits, &[(7, 100)], &[]), 100);
+        assert_eq!(observe(&mut waits, &[(7, 3)], &[]), 103);
+    }
+
+    #[test]
+    fn a_thread_that_could_not_be_read_once_is_not_counted_twice() {
+        let mut waits = RunqueueWaits::default();
+        assert_eq!(observe(&mut waits, &[(1, 10), (2, 100)], &[]), 110);
+        assert_eq!(observe(&mut waits, &[(1, 10)], &[2]), 110);
+        assert_eq!(observe(&mut waits, &[(1, 10), (2, 105)], &[]), 115);
     }
 
     #[test]

@@ -10,6 +10,14 @@ use std::path::{Path, PathBuf};
 use super::snapshot::Unavailable;
 use super::text::{Schedstat, schedstat};
 
+/// What was read of all threads.
+#[derive(Debug, Default)]
+pub(super) struct AllThreads {
+    pub(super) counted: Vec<(u32, Schedstat)>,
+    /// Those that were there and could not be read, for want of a descriptor perhaps.
+    pub(super) unread: Vec<u32>,
+}
+
 /// Finds the files of threads.
 #[derive(Debug)]
 pub(super) struct Threads {
@@ -22,20 +30,20 @@ impl Threads {
         Self { directory: process.join("task") }
     }
 
-    /// Every living thread. A reading costs about 4 microseconds each.
-    pub(super) fn read_all(&self) -> Result<Vec<(u32, Schedstat)>, Unavailable> {
+    /// Every living thread.
+    pub(super) fn read_all(&self) -> Result<AllThreads, Unavailable> {
         let unreadable = |source| Unavailable::Read { path: self.directory.clone(), source };
-        let mut found = Vec::new();
+        let mut found = AllThreads::default();
         for entry in fs::read_dir(&self.directory).map_err(unreadable)? {
             let name = entry.map_err(unreadable)?.file_name();
             let thread = name.to_str().and_then(|name| name.parse().ok());
-            if let Some(thread) = thread
-                && let Some(counted) = self.read(thread)
-            {
-                found.push((thread, counted));
+            let Some(thread) = thread else { continue };
+            match self.read(thread) {
+                Some(counted) => found.counted.push((thread, counted)),
+                None => found.unread.push(thread),
             }
         }
-        if found.is_empty() {
+        if found.counted.is_empty() {
             return Err(Unavailable::NotHere("the kernel keeps no schedstat"));
         }
         Ok(found)

@@ -205,16 +205,22 @@ fn a_client_that_leaves_ends_the_capture_in_the_service() {
     });
 }
 
-/// The first row of `go tool pprof -top` on the sidecar.
-async fn top(address: &str, home: &Path) -> Result<String> {
+/// What `go tool pprof` makes of a profile.
+async fn pprof_of(url: &str, report: &str, home: &Path) -> Result<String> {
     let mut command = Command::new("go");
-    command.args(["tool", "pprof", "-top"]);
-    command.arg(format!("http://{address}/debug/pprof/profile?seconds=1"));
+    command.args(["tool", "pprof", report, url]);
     command.env("PPROF_TMPDIR", home).env("NO_PROXY", "127.0.0.1");
     let output = tokio::task::spawn_blocking(move || command.output()).await??;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let error = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "go tool pprof: {error}");
+    Ok(text)
+}
+
+/// The first row of `go tool pprof -top` on the sidecar.
+async fn top(address: &str, home: &Path) -> Result<String> {
+    let url = format!("http://{address}/debug/pprof/profile?seconds=1");
+    let text = pprof_of(&url, "-top", home).await?;
     let rows = text.lines().skip_while(|line| !line.contains("flat%")).skip(1);
     rows.map(str::to_owned).next().with_context(|| format!("no rows: {text}"))
 }
@@ -284,6 +290,97 @@ fn beside_a_service_of_the_same_plain_user_everything_is_read() {
         let page = sidecar.sources().await?;
         ensure!(page.starts_with(&format!("process {}\n", service.process.id())), "{page}");
         ensure!(!page.contains("runAsUser"), "{page}");
+        Ok(())
+    });
+}
+
+/// The newest capture, once its files are there.
+async fn captured(sidecar: &Sidecar, token: &str) -> Result<Value> {
+    let url = format!("http://{}/debug/headroom/capture", sidecar.address);
+    eventually(WAIT, "a capture with files", async || {
+        let answer = sidecar.client.get(&url).bearer_auth(token).send().await?;
+        let list: Value = serde_json::from_str(&answer.error_for_status()?.text().await?)?;
+        let newest = list["captures"].as_array().and_then(|captures| captures.last());
+        let has_files =
+            |capture: &&Value| capture["files"].as_array().is_some_and(|f| !f.is_empty());
+        Ok(newest.filter(has_files).cloned())
+    })
+    .await
+}
+
+fn names(capture: &Value) -> Vec<&str> {
+    let files = capture["files"].as_array().into_iter().flatten();
+    files.filter_map(|file| file["name"].as_str()).collect()
+}
+
+#[test]
+fn a_rule_on_the_services_process_pins_its_own_profiles() {
+    run(async {
+        let home = home()?;
+        let service = Service::start(home.path(), User::Tests).await?;
+        let pid = service.process.id();
+        let pprof = service.url("/debug/pprof");
+        let rules = "[{signal: process_resident_memory_bytes, above: 1Mi}]";
+        let text = format!(
+            "agent: {{target: {{pid: {pid}, pprof: \"{pprof}\"}}, capture: {{rules: {rules}}}}}\n"
+        );
+        let file = home.path().join("config.yaml");
+        fs::write(&file, text)?;
+        let arguments = ["--config", &file.display().to_string()];
+        let sidecar = Sidecar::start(home.path(), User::Tests, &arguments).await?;
+        let capture = captured(&sidecar, "").await?;
+        let reason = capture["reason"].as_str().context("a reason")?;
+        ensure!(reason.starts_with("process_resident_memory_bytes is "), "{capture}");
+        ensure!(names(&capture) == ["heap", "goroutine", "profile", "signals.json"], "{capture}");
+        ensure!(capture["missing"].as_array().is_some_and(Vec::is_empty), "{capture}");
+        let id = &capture["id"];
+        let (_, signals) =
+            sidecar.get(&format!("/debug/headroom/capture/{id}/signals.json")).await?;
+        ensure!(signals.contains("\"process_resident_memory_bytes\""), "{signals}");
+        // What the service was asked for is what pprof opens, with the service's own functions.
+        let goroutines =
+            format!("http://{}/debug/headroom/capture/{id}/goroutine", sidecar.address);
+        let traces = pprof_of(&goroutines, "-traces", home.path()).await?;
+        ensure!(traces.contains("main.main"), "{traces}");
+        Ok(())
+    });
+}
+
+#[test]
+fn the_token_guards_profiles_and_captures_but_not_the_metrics() {
+    run(async {
+        let home = home()?;
+        let token = home.path().join("token");
+        fs::write(&token, "right\n")?;
+        let file = home.path().join("config.yaml");
+        fs::write(&file, format!("agent: {{debug: {{tokenFile: {}}}}}\n", token.display()))?;
+        let arguments = ["--config", &file.display().to_string()];
+        let sidecar = Sidecar::start(home.path(), User::Tests, &arguments).await?;
+        for (path, expected) in [
+            ("/metrics", 200),
+            ("/readyz", 200),
+            ("/debug/pprof/", 401),
+            ("/debug/pprof/heap", 401),
+            ("/debug/headroom/sources", 401),
+            ("/debug/headroom/config", 401),
+            ("/debug/headroom/capture", 401),
+        ] {
+            let (status, text) = sidecar.get(path).await?;
+            ensure!(status == expected, "{path}: {status} {text}");
+        }
+        let pin = async |token: &str| {
+            let url = format!("http://{}/debug/headroom/capture?after=0", sidecar.address);
+            anyhow::Ok(sidecar.client.post(url).bearer_auth(token).send().await?.status().as_u16())
+        };
+        ensure!(pin("wrong").await? == 401);
+        ensure!(pin("right").await? == 201);
+        let capture = captured(&sidecar, "right").await?;
+        ensure!(names(&capture) == ["signals.json"], "{capture}");
+        let missing = capture["missing"].as_array().context("a list")?;
+        for name in ["heap", "goroutine", "profile"] {
+            let why = format!("{name}: agent.target.pprof is not set");
+            ensure!(missing.iter().any(|found| *found == why), "{capture}");
+        }
         Ok(())
     });
 }

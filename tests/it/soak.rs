@@ -133,6 +133,8 @@ fn profiles_scrapes_and_task_churn_at_once_neither_crash_nor_hang_nor_grow() {
     run(async {
         let duration = duration()?;
         let sample = Sample::start().await?;
+        // The ring gets its first second.
+        sample.until_ring_of(2).await?;
         let threads_before = sample.scrape("process_threads").await?;
         let soak = Arc::new(Soak {
             sample,

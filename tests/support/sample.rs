@@ -79,6 +79,19 @@ impl Sample {
         .await
     }
 
+    /// Waits until the agent's ring holds so many seconds.
+    ///
+    /// # Errors
+    /// It does not in 30 s.
+    pub(crate) async fn until_ring_of(&self, slices: u64) -> Result<()> {
+        let url = format!("http://{}/debug/headroom/capture", self.agent);
+        eventually(Duration::from_secs(30), "the ring of the agent", async || {
+            let list: Value = self.client.get(&url).send().await?.json().await?;
+            Ok(list["ring"]["slices"].as_u64().filter(|kept| *kept >= slices).map(drop))
+        })
+        .await
+    }
+
     /// What `go tool pprof` prints of a profile.
     pub(crate) async fn pprof(&self, arguments: &[&str], profile: &str) -> Result<String> {
         let mut command = Command::new("go");

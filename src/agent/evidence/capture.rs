@@ -1,7 +1,7 @@
 //! What was pinned: its window, its reason, and its files once they are encoded.
 //!
 //! In: pins, and the slices that come after them. Out: captures by id. Never: more than [`MAX_CAPTURES`] of them, nor more
-//! than [`MAX_BYTES`] of files; the oldest complete one goes first.
+//! than [`MAX_BYTES`] of files and slices; the oldest complete one goes first.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,7 +14,9 @@ use super::ring::Slice;
 use crate::time::{Moment, Now, Timestamp};
 
 pub(super) const MAX_CAPTURES: usize = 16;
-pub(super) const MAX_BYTES: usize = 4 << 20;
+pub(super) const MAX_BYTES: usize = 16 << 20;
+/// What one capture may hold before it is encoded: twice the ring's default.
+const MAX_SLICE_BYTES: usize = 8 << 20;
 
 /// One encoded part of a capture.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,8 +59,10 @@ impl Capture {
         matches!(self.collects, Collects::No)
     }
 
+    /// Of its files, and of the slices that it holds beside the ring.
     fn bytes(&self) -> usize {
-        self.files.iter().map(|file| file.content.len()).sum()
+        let files: usize = self.files.iter().map(|file| file.content.len()).sum();
+        files + self.slices.iter().map(|slice| slice.bytes()).sum::<usize>()
     }
 }
 
@@ -105,7 +109,12 @@ impl Captures {
         for capture in &mut self.all {
             let Collects::Until(end) = capture.collects else { continue };
             capture.slices.push(slice.clone());
-            if slice.until.monotonic >= end {
+            let is_full =
+                capture.slices.iter().map(|slice| slice.bytes()).sum::<usize>() > MAX_SLICE_BYTES;
+            if is_full {
+                tracing::warn!(id = capture.id, "a capture ends early: it holds as much as it may");
+            }
+            if slice.until.monotonic >= end || is_full {
                 capture.collects = Collects::No;
                 due.push(Work { id: capture.id, slices: std::mem::take(&mut capture.slices) });
             }

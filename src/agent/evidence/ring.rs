@@ -45,8 +45,10 @@ pub(in crate::agent) struct SliceValue {
 
 impl Slice {
     /// What it takes in memory, its shared parts included.
-    fn bytes(&self) -> usize {
-        size_of::<Self>() + self.cpu.bytes() + self.values.len() * size_of::<SliceValue>()
+    pub(super) fn bytes(&self) -> usize {
+        let values: usize =
+            self.values.iter().map(|value| size_of::<SliceValue>() + value.labels.len()).sum();
+        size_of::<Self>() + self.cpu.bytes() + values
     }
 }
 

@@ -8,8 +8,8 @@
 //! | `GET /debug/headroom/capture` | the ring and every capture |
 //! | `POST /debug/headroom/capture?before=30&after=15&reason=…` | 201 with the new capture |
 //! | `GET /debug/headroom/capture/ID` | that capture |
-//! | `GET /debug/headroom/capture/ID/FILE` | `profile`, `heap`, `tasks` (profile.proto, gzipped) or `signals.json` |
-//! | `GET /debug/headroom/capture/now/FILE?before=60` | the same of the ring as it is |
+//! | `GET /debug/headroom/capture/ID/FILE` | `profile`, `heap`, `tasks`, of a sidecar's service `goroutine` (profile.proto, gzipped), or `signals.json` |
+//! | `GET /debug/headroom/capture/now/FILE?before=60` | the same of the ring as it is; of a sidecar `signals.json` alone |
 //! | `DELETE /debug/headroom/capture/ID` | 204 |
 
 use std::time::Duration;
@@ -110,8 +110,12 @@ async fn file(
     if id == "now" {
         let before = Duration::from_secs(before.unwrap_or(60));
         let shared = evidence.0.clone();
-        return match tokio::task::spawn_blocking(move || shared.recent(before)).await {
-            Ok(files) => found(files.into_iter().find(|file| file.name == name)),
+        return match tokio::task::spawn_blocking(move || shared.recent(before, &name)).await {
+            Ok(None) => found(None),
+            Ok(Some(Ok(file))) => found(Some(file)),
+            Ok(Some(Err(why))) => {
+                (StatusCode::SERVICE_UNAVAILABLE, [("x-go-pprof", "1")], why).into_response()
+            }
             Err(_) => refusal(StatusCode::INTERNAL_SERVER_ERROR, "the capture was not encoded"),
         };
     }

@@ -179,7 +179,7 @@ async fn a_pinned_window_is_listed_read_and_outlives_a_restart_on_disk() {
     let evidence = Evidence::new(subject(), clock, options.clone());
     let mut snapshot = Snapshot::default();
     snapshot.push(&crate::signals::catalogue::families::TOKIO_ALIVE_TASKS, 42.0);
-    evidence.tick(clock.now(), &snapshot);
+    evidence.tick(clock.now(), &snapshot, &[]);
 
     let (status, pinned) =
         ask(&evidence, "POST", "/debug/headroom/capture?after=0&reason=slow").await;
@@ -192,7 +192,7 @@ async fn a_pinned_window_is_listed_read_and_outlives_a_restart_on_disk() {
         one["files"].as_array().into_iter().flatten().map(|file| &file["name"]).collect();
     assert!(names.contains(&&"profile".into()) && names.contains(&&"tasks".into()), "{names:?}");
     assert_eq!(signals["series"][0]["points"][0][1], 42.0);
-    evidence.tick(clock.now(), &snapshot);
+    evidence.tick(clock.now(), &snapshot, &[]);
     let (_, list) = ask(&evidence, "GET", "/debug/headroom/capture").await;
     assert_eq!(
         (&list["ring"]["slices"], &list["captures"][0]["state"]),

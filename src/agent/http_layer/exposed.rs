@@ -62,6 +62,29 @@ impl HttpLayer {
         sink.number(&[], self.0.folded() as f64);
     }
 
+    /// All endpoints together, for the ring: family, labels as text, value. The quantile is that of the slowest endpoint.
+    pub(in crate::agent) fn totals(&self) -> Vec<(&'static str, &'static str, f64)> {
+        let (mut in_flight, mut started, mut busy) = (0.0, 0.0, 0.0);
+        let (mut slowest, mut durations) = (None, Snapshot::default());
+        self.0.for_each(|endpoint| {
+            in_flight += endpoint.in_flight() as f64;
+            started += endpoint.started() as f64;
+            busy += endpoint.busy().as_secs_f64();
+            endpoint.recent_durations(&mut durations);
+            slowest = slowest.max(durations.quantile(0.99));
+        });
+        let mut totals = vec![
+            (families::REQUESTS_IN_FLIGHT.name, "", in_flight),
+            (families::REQUESTS_STARTED.name, "", started),
+            (families::REQUEST_BUSY.name, "", busy),
+        ];
+        totals.extend(slowest.map(|slowest| {
+            let name = families::REQUEST_DURATION_QUANTILE.name;
+            (name, "quantile=\"0.99\"", slowest.as_secs_f64())
+        }));
+        totals
+    }
+
     fn each_series(&self, mut visit: impl FnMut(&Endpoint, &Series)) {
         self.0.for_each(|endpoint| {
             endpoint.series().iter().for_each(|series| visit(endpoint, series));

@@ -1,5 +1,6 @@
 //! What the sidecar makes of real answers, and how it proxies.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -11,7 +12,8 @@ use http_body_util::BodyExt as _;
 use tower::ServiceExt as _;
 
 use super::*;
-use crate::config::Inputs;
+use crate::config::{Inputs, RULE_SIGNALS};
+use crate::signals::CATALOGUE;
 
 fn routes(sidecar: &Sidecar, progress: &Progress) -> Router {
     sidecar.public_routes(progress).merge(sidecar.debug_routes())
@@ -198,7 +200,7 @@ fn sidecar(flags: &[(&'static str, &str)]) -> Sidecar {
 
 async fn ask(sidecar: &Sidecar, progress: &Progress, path: &str) -> (StatusCode, String) {
     let request = Request::builder().uri(path).body(Body::empty()).expect("a request");
-    let answer = routes(&sidecar, progress).oneshot(request).await.expect("a router never fails");
+    let answer = routes(sidecar, progress).oneshot(request).await.expect("a router never fails");
     let status = answer.status();
     let body = answer.into_body().collect().await.expect("a body").to_bytes();
     (status, String::from_utf8_lossy(&body).into_owned())
@@ -240,6 +242,60 @@ async fn a_malformed_or_too_long_answer_is_left_out_whole() {
     ]);
     let (_, page) = ask(&long, &progress, SOURCES_PATH).await;
     assert!(page.contains("more than 1024 bytes (agent.target.maxBody)"), "{page}");
+}
+
+#[tokio::test]
+async fn the_service_is_asked_once_at_a_time_however_many_ask() {
+    let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (running, seen) = (now.clone(), most.clone());
+    let slow = move || async move {
+        let _running = Capture(running.clone());
+        seen.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        "good 1\n"
+    };
+    let (_, progress, address) = beside(Router::new().route("/metrics", get(slow))).await;
+    let sidecar = sidecar(&[
+        ("agent.target.metrics", &format!("http://{address}/metrics")),
+        ("agent.target.timeout", "60s"),
+    ]);
+    let paths = ["/metrics", SOURCES_PATH, "/metrics", SOURCES_PATH, "/metrics"];
+    let answers = paths.map(|path| ask(&sidecar, &progress, path));
+    for (status, text) in futures::future::join_all(answers).await {
+        assert_eq!(status, StatusCode::OK, "{text}");
+    }
+    assert_eq!(most.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn who_does_not_get_a_turn_is_told_why_and_probes_need_none() {
+    let (sidecar, progress) =
+        (sidecar(&[("agent.target.timeout", "10ms")]), Progress::new(Clock::start()));
+    let turn = sidecar.0.turn.clone().acquire_owned().await.expect("open");
+    let (scrape, page) =
+        tokio::join!(ask(&sidecar, &progress, "/metrics"), ask(&sidecar, &progress, SOURCES_PATH));
+    for (status, text) in [scrape, page] {
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(text.contains("one at a time"), "{text}");
+    }
+    assert_eq!(ask(&sidecar, &progress, "/healthz").await.0, StatusCode::OK);
+    drop(turn);
+    assert_eq!(ask(&sidecar, &progress, "/metrics").await.0, StatusCode::OK);
+}
+
+/// What a rule may be about is what the ring gets, no more and no less.
+#[tokio::test]
+async fn every_signal_of_a_rule_is_one_that_the_kernel_is_asked_for() {
+    let own = std::process::id().to_string();
+    let sidecar = sidecar(&[("agent.target.pid", &own)]);
+    let (snapshot, _) = sidecar.kernel(&sidecar.config()).await;
+    for reading in snapshot.readings() {
+        assert!(RULE_SIGNALS.contains(&reading.family.name), "{}", reading.family.name);
+    }
+    let of_kernel = ["process_", "cgroup_", "pressure_", "headroom_agent_host_"];
+    let asked = |name: &str| of_kernel.iter().any(|prefix| name.starts_with(prefix));
+    let known = CATALOGUE.iter().map(|family| family.name).filter(|name| asked(name));
+    assert_eq!(RULE_SIGNALS.iter().copied().collect::<BTreeSet<_>>(), known.collect());
 }
 
 #[tokio::test]
