@@ -19,9 +19,9 @@ use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::catalogue::families;
+use super::seats;
 use super::snapshot::{Snapshot, Unavailable};
 use super::sys::Timer;
-use super::workers::Seats;
 use crate::time::{Clock, Moment};
 
 /// Between two wakes.
@@ -47,7 +47,6 @@ struct Watch {
     clock: Clock,
     lateness: Arc<Mutex<Lateness>>,
     saturated: Arc<AtomicBool>,
-    seats: Seats,
 }
 
 /// Wakes of the last window.
@@ -59,11 +58,11 @@ struct Lateness {
 
 impl Canary {
     /// Starts the task. It needs the runtime's I/O driver, or its time driver; without either it ends at once and the source
-    /// is unavailable. It also notes in `seats` which worker runs it.
+    /// is unavailable. It also notes which worker runs it.
     #[must_use]
-    pub fn spawn(handle: &Handle, clock: Clock, seats: Seats) -> Self {
+    pub fn spawn(handle: &Handle, clock: Clock) -> Self {
         let lateness = Arc::new(Mutex::new(Lateness::default()));
-        let watch = Watch { clock, lateness, saturated: Arc::default(), seats };
+        let watch = Watch { clock, lateness, saturated: Arc::default() };
         let task = AbortOnDropHandle::new(handle.spawn(watch.clone().by_the_kernel_s_timer()));
         Self { task, stands_in: false, watch, handle: handle.clone() }
     }
@@ -134,7 +133,7 @@ impl Watch {
 
     fn woke(&self) {
         self.lateness.lock().woke(self.clock.now().monotonic);
-        self.seats.note();
+        seats::note();
     }
 }
 
@@ -188,7 +187,7 @@ mod tests {
     #[tokio::test]
     async fn the_canary_speaks_once_it_ran() {
         let clock = Clock::start();
-        let canary = Canary::spawn(&Handle::current(), clock, Seats::new(1));
+        let canary = Canary::spawn(&Handle::current(), clock);
         let available = |canary: &Canary| {
             let mut snapshot = Snapshot::default();
             canary.collect(clock.now().monotonic, &mut snapshot);
@@ -213,7 +212,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_canary_sleeps_shorter_only_while_the_runtime_is_saturated() {
-        let mut canary = Canary::spawn(&Handle::current(), Clock::start(), Seats::new(1));
+        let mut canary = Canary::spawn(&Handle::current(), Clock::start());
         assert!(until_next(&canary).await >= PERIOD);
         canary.tick(true);
         while until_next(&canary).await >= PERIOD {}
@@ -227,7 +226,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
         let runtime = runtime.expect("a runtime");
         runtime.block_on(async {
-            let mut canary = Canary::spawn(&Handle::current(), Clock::start(), Seats::new(1));
+            let mut canary = Canary::spawn(&Handle::current(), Clock::start());
             tokio::task::yield_now().await;
             assert!(canary.task.is_finished(), "tokio panics in a task where it has no driver");
             canary.tick(false);
