@@ -95,18 +95,16 @@ struct Slot {
     polls: Cell<u32>,
 }
 
-impl Slot {
-    const EMPTY: Self = Self {
-        labels: Cell::new(Labels::NONE),
-        changing: Cell::new(false),
-        depth: Cell::new(0),
-        polls: Cell::new(0),
-    };
-}
-
 thread_local! {
     // Without a destructor or lazy start, so that reading it in a signal handler is a plain load.
-    static SLOT: Slot = const { Slot::EMPTY };
+    static SLOT: Slot = const {
+        Slot {
+            labels: Cell::new(Labels::NONE),
+            changing: Cell::new(false),
+            depth: Cell::new(0),
+            polls: Cell::new(0),
+        }
+    };
 }
 
 /// Puts the former labels back when dropped.

@@ -625,13 +625,13 @@ mod tests {
     }
 
     #[test]
-    fn a_process_of_many_threads_takes_a_bounded_number_of_timers() {
-        in_its_own_process("pprof::sampler::tests::own_process_many_threads");
+    fn timers_and_subscribers_are_bounded() {
+        in_its_own_process("pprof::sampler::tests::own_process_bounds");
     }
 
     #[test]
     #[ignore = "run by the test above, in a process of its own: the timers are the process's"]
-    fn own_process_many_threads() {
+    fn own_process_bounds() {
         let (end, ended) = mpsc::channel::<()>();
         let ended = Arc::new(Mutex::new(ended));
         let threads: Vec<_> = (0..MAX_TIMERS + 20)
@@ -650,6 +650,12 @@ mod tests {
         assert!(known > MAX_TIMERS && armed <= MAX_TIMERS && armed > 0, "{armed} of {known}");
         drop(end);
         threads.into_iter().for_each(|thread| thread.join().expect("it waits and ends"));
+
+        let start = || Subscription::start(Pace::Background);
+        let others: Vec<_> = (1..MAX_SUBSCRIBERS).map(|_| start().expect("few listen")).collect();
+        assert!(matches!(start(), Err(CaptureError::TooManyCaptures)));
+        drop(others);
+        start().expect("few listen again");
     }
 
     #[test]

@@ -168,7 +168,7 @@ enum Hold {
     Checked { at: Moment, first: Answer, times: u32 },
     /// One poll holds the worker.
     Held(Held),
-    /// Several polls, or nobody answered: left alone until something is published.
+    /// Nobody answered, or there is no room: left alone until something is published.
     Left,
 }
 
@@ -267,7 +267,7 @@ impl Worker {
                 let due = held.asked + (age / 4).clamp(ROUND, MAX_RECHECK);
                 if due > now { Wish::Look(due) } else { Wish::Ask }
             }
-            Hold::Left => Wish::Nothing,
+            Hold::Left => Wish::Look(now + QUIET_ROUND),
         }
     }
 
@@ -286,12 +286,14 @@ impl Worker {
     fn hear(&mut self, answer: Answer, at: Moment) {
         self.hold = match std::mem::replace(&mut self.hold, Hold::None) {
             Hold::Asked { .. } => Hold::Answered { at, first: answer },
-            Hold::Checked { first, .. } if first.thread == answer.thread => {
+            Hold::Checked { first, at: asked, .. } if first.thread == answer.thread => {
                 if first.is_of_one_poll(&answer) {
                     self.begin(first, answer, at)
                 } else {
                     change(|holds| holds.several += 1);
-                    Hold::Left
+                    // The poll of this answer may be the one that holds it.
+                    (self.not_before, self.since) = (asked, at);
+                    Hold::None
                 }
             }
             Hold::Held(mut held) if held.last.thread == answer.thread => {
@@ -401,8 +403,15 @@ mod tests {
         assert_eq!(delay(13), None);
         worker.hear(answer(6, 12), at(160));
         assert!(snapshot().several > several);
-        assert_eq!(worker.look(running(0), at(500)), Wish::Nothing);
+        assert_eq!(worker.look(running(0), at(200)), Wish::Look(at(160) + LONG));
         assert_eq!((delay(11), delay(12)), (None, None));
+        // The second may turn out to be one.
+        for asked in [300, 340] {
+            assert_eq!(worker.look(running(0), at(asked)), Wish::Ask);
+            worker.asked(at(asked));
+            worker.hear(answer(6, 12), at(asked));
+        }
+        assert_eq!((delay(11), delay(12)), (None, Some(Duration::from_millis(180))));
     }
 
     /// A worker that the poll of task 5 holds since 0 ms, in the stack of this frame; its last answer came at 140 ms.
