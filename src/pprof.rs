@@ -57,9 +57,12 @@ pub struct Service {
 /// Why there is no profile.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CaptureError {
-    /// Another profiler has the signal, or too many captures run. Go's words, which tools look for.
+    /// Another profiler has the signal. Go's words, which tools look for.
     #[error("Could not enable CPU profiling: cpu profiling already in use")]
     CpuInUse,
+    /// Captures share one sampler, up to a limit.
+    #[error("Could not enable CPU profiling: too many captures run at once")]
+    TooManyCaptures,
     /// The sampler did not start.
     #[error("Could not enable CPU profiling")]
     Cpu(#[source] std::io::Error),

@@ -26,6 +26,7 @@ pub mod process;
 pub mod psi;
 pub mod runtime;
 pub mod saturation;
+pub(crate) mod seats;
 pub mod sharded;
 mod snapshot;
 mod sys;
@@ -60,7 +61,7 @@ impl Collectors {
         let workers = workers::WorkerCollector::new(service_runtime.clone());
         Self {
             runtime: runtime::RuntimeCollector::new(service_runtime.clone(), clock.now()),
-            canary: canary::Canary::spawn(service_runtime, clock, workers.seats()),
+            canary: canary::Canary::spawn(service_runtime, clock),
             workers,
             allocator: allocator::AllocatorCollector::detect(),
             process: process::ProcessCollector::new(),

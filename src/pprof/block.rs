@@ -19,7 +19,6 @@ use super::symbols::{Detail, Symbolizer};
 use crate::time::{Timestamp, wall_now};
 
 mod watcher;
-pub(super) mod workers;
 
 pub use watcher::Watcher;
 
@@ -56,6 +55,8 @@ pub(crate) struct BlockSnapshot {
     places: HashMap<Place, Held>,
     /// Holds whose stack is not among the places: the thread was not found, or there was no room.
     unplaced: u64,
+    /// Times that a worker published nothing for as long, and was found in different polls.
+    several: u64,
 }
 
 static HOLDS: Mutex<Option<BlockSnapshot>> = Mutex::new(None);
@@ -82,6 +83,7 @@ impl BlockSnapshot {
         }
         self.places.retain(|_, held| *held != Held::default());
         self.unplaced = self.unplaced.saturating_sub(before.unplaced);
+        self.several = self.several.saturating_sub(before.several);
         self
     }
 
@@ -134,6 +136,9 @@ pub(super) fn encode(
     };
     if holds.unplaced > 0 {
         profile.comment(&format!("polls over 100 ms without a stack: {}", holds.unplaced));
+    }
+    if holds.several > 0 {
+        profile.comment(&format!("times over 100 ms that several polls shared: {}", holds.several));
     }
     for (Place { labels, frames }, held) in holds.longest_first() {
         let addresses: Vec<u64> = frames.iter().enumerate().map(super::cpu::address).collect();
@@ -208,6 +213,7 @@ mod tests {
         let place = holds.begin(Labels { trace: 0xabc, ..Labels::NONE }, Arc::from([1, 2]));
         holds.extend(&place.expect("room"), LONG);
         holds.unplaced = 3;
+        holds.several = 4;
         let before = BlockSnapshot { at: Timestamp::from_millis(7_000), ..Default::default() };
         let service = Service { name: "shop".to_owned(), version: String::new() };
         let gzipped = encode(&service, Detail::Functions, holds, Some(before));
@@ -229,7 +235,9 @@ mod tests {
         let tags: Vec<_> =
             sample.label.iter().map(|label| (text(label.key), text(label.str))).collect();
         assert_eq!(tags, [("trace_id", "00000000000000000000000000000abc")]);
-        assert!(profile.comment.iter().any(|c| text(*c) == "polls over 100 ms without a stack: 3"));
+        let has = |comment| profile.comment.iter().any(|found| text(*found) == comment);
+        assert!(has("polls over 100 ms without a stack: 3"));
+        assert!(has("times over 100 ms that several polls shared: 4"));
     }
 
     #[test]

@@ -124,9 +124,6 @@ fn comment(slice: &Slice, known_nanos: u64, profile: &mut ProfileBuilder) {
     for (reason, samples) in slice.lost.by_reason() {
         profile.comment(&format!("samples lost or not whole, {reason}: {samples}"));
     }
-    if slice.untraced > 0 {
-        profile.comment(&format!("samples without trace_id for lack of room: {}", slice.untraced));
-    }
     if !sys::stack_is_readable() {
         profile.comment("stacks have one frame: process_vm_readv is refused here");
     }

@@ -2,15 +2,15 @@
 //!
 //! In: the layer and the futures that poll a request or a task. Out: labels of CPU and heap samples, which `go tool pprof`
 //! shows as tags. Never: a lock or an allocation when they are read, nor when they are set but for the first time on a
-//! thread. They may be read in a signal handler that
-//! interrupts their being set: such a sample has no labels instead of mixed ones.
+//! thread. They may be read in a signal handler that interrupts their being set: such a sample has no labels instead of
+//! mixed ones.
 
 use std::cell::Cell;
 use std::sync::atomic::{Ordering, compiler_fence};
 
 use parking_lot::Mutex;
 
-use super::block::workers;
+use crate::signals::seats;
 
 /// A label's value, kept for the life of the program. There are few: endpoints are bounded, spawn sites stand in the code.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -89,11 +89,22 @@ impl Labels {
 struct Slot {
     labels: Cell<Labels>,
     changing: Cell<bool>,
+    /// [`Labelled`] values alive, so that one inside another is told from the next.
+    depth: Cell<u32>,
+    /// Outermost ones so far.
+    polls: Cell<u32>,
 }
 
 thread_local! {
     // Without a destructor or lazy start, so that reading it in a signal handler is a plain load.
-    static SLOT: Slot = const { Slot { labels: Cell::new(Labels::NONE), changing: Cell::new(false) } };
+    static SLOT: Slot = const {
+        Slot {
+            labels: Cell::new(Labels::NONE),
+            changing: Cell::new(false),
+            depth: Cell::new(0),
+            polls: Cell::new(0),
+        }
+    };
 }
 
 /// Puts the former labels back when dropped.
@@ -109,8 +120,14 @@ impl Labelled {
     /// Changes this thread's labels: `change` gets the present ones, so that a request keeps its task's label.
     pub fn enter(change: impl FnOnce(Labels) -> Labels) -> Self {
         // Whoever polls with labels runs on a worker: the profile `block` wants to know which.
-        workers::note_this_thread();
-        let former = SLOT.with(|slot| slot.labels.get());
+        seats::note_if_new();
+        let former = SLOT.with(|slot| {
+            if slot.depth.get() == 0 {
+                slot.polls.set(slot.polls.get().wrapping_add(1));
+            }
+            slot.depth.set(slot.depth.get() + 1);
+            slot.labels.get()
+        });
         set(change(former));
         Self { former, not_send: std::marker::PhantomData }
     }
@@ -119,6 +136,7 @@ impl Labelled {
 impl Drop for Labelled {
     fn drop(&mut self) {
         set(self.former);
+        SLOT.with(|slot| slot.depth.set(slot.depth.get().saturating_sub(1)));
     }
 }
 
@@ -144,6 +162,11 @@ pub(super) fn current() -> Labels {
     })
 }
 
+/// Tells the labelled polls of the calling thread apart, also from inside a signal handler; 0 while there is none.
+pub(super) fn current_poll() -> u32 {
+    SLOT.with(|slot| if slot.depth.get() == 0 { 0 } else { slot.polls.get() })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -160,6 +183,24 @@ mod tests {
         assert_eq!(current(), Labels { task, ..Labels::NONE });
         drop(outer);
         assert_eq!(current(), Labels::NONE);
+    }
+
+    #[test]
+    fn each_outermost_poll_has_a_number_of_its_own() {
+        let poll = |inner: usize| {
+            let _outer = Labelled::enter(|labels| labels);
+            let numbers: Vec<u32> = (0..=inner)
+                .map(|_| {
+                    let _inner = Labelled::enter(|labels| labels);
+                    current_poll()
+                })
+                .collect();
+            assert!(numbers.iter().all(|number| *number == current_poll()), "{numbers:?}");
+            current_poll()
+        };
+        let (first, second) = (poll(3), poll(0));
+        assert!(first != second && first != 0 && second != 0, "{first} {second}");
+        assert_eq!(current_poll(), 0);
     }
 
     #[test]

@@ -49,6 +49,8 @@ pub(super) struct Poll {
     pub worker: u32,
     /// Tells tasks apart; 0 is the future of `block_on`, or none at all.
     pub task: u64,
+    /// Tells the labelled polls of one thread apart; 0 while there is none.
+    pub part: u32,
 }
 
 #[derive(Debug)]
@@ -61,6 +63,7 @@ struct Slot {
     trace: [AtomicU64; 2],
     worker: AtomicU32,
     task: AtomicU64,
+    part: AtomicU32,
     depth: AtomicUsize,
     frames: [AtomicUsize; MAX_FRAMES],
 }
@@ -125,6 +128,7 @@ impl Slot {
             trace: [AtomicU64::new(0), AtomicU64::new(0)],
             worker: AtomicU32::new(NO_WORKER),
             task: AtomicU64::new(0),
+            part: AtomicU32::new(0),
             depth: AtomicUsize::new(0),
             frames: std::array::from_fn(|_| AtomicUsize::new(0)),
         }
@@ -141,12 +145,14 @@ impl Slot {
         }
         self.worker.store(poll.map_or(NO_WORKER, |poll| poll.worker), Ordering::Relaxed);
         self.task.store(poll.map_or(0, |poll| poll.task), Ordering::Relaxed);
+        self.part.store(poll.map_or(0, |poll| poll.part), Ordering::Relaxed);
     }
 
     fn load(&self) -> Head {
         let [high, low] = [0, 1].map(|half| u128::from(self.trace[half].load(Ordering::Relaxed)));
         let worker = self.worker.load(Ordering::Relaxed);
         let task = self.task.load(Ordering::Relaxed);
+        let part = self.part.load(Ordering::Relaxed);
         Head {
             thread: self.thread.load(Ordering::Relaxed),
             weight: self.weight.load(Ordering::Relaxed),
@@ -155,7 +161,7 @@ impl Slot {
                 task: Name::from_index(self.task_name.load(Ordering::Relaxed)),
                 trace: high << 64 | low,
             },
-            poll: (worker != NO_WORKER).then_some(Poll { worker, task }),
+            poll: (worker != NO_WORKER).then_some(Poll { worker, task, part }),
         }
     }
 }
@@ -178,7 +184,7 @@ mod tests {
     fn head() -> Head {
         let labels =
             Labels { endpoint: Name::from_index(3), task: Name::from_index(4), trace: 5 << 64 | 6 };
-        Head { thread: 7, weight: 2, labels, poll: Some(Poll { worker: 1, task: 9 }) }
+        Head { thread: 7, weight: 2, labels, poll: Some(Poll { worker: 1, task: 9, part: 8 }) }
     }
 
     fn put(ring: &Ring, frames: usize) {

@@ -5,6 +5,7 @@
 //! than [`MAX_STACKS`] stacks for each subscriber.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -16,6 +17,7 @@ use tokio::time::Instant;
 
 use super::CaptureError;
 use super::labels::Labels;
+use super::mappings::{self, CodeMapping};
 use super::ring::{Head, MAX_FRAMES};
 use super::sys::signals::{self, Sampling, ThreadTimer};
 use super::sys::{cpu_time_of_process, cpu_time_of_thread};
@@ -46,6 +48,13 @@ const OTHERS: i32 = 0;
 /// Who may listen at once.
 const MAX_SUBSCRIBERS: usize = 16;
 
+/// Threads that have a timer. Each takes one of the pending signals that all processes of the user share; the CPU time of
+/// threads beyond is in the profile without stacks.
+const MAX_TIMERS: usize = 1_024;
+
+/// To read the clock of a thread takes about a microsecond: a hundredth of a core at most.
+const ROUND_PER_THREAD: Duration = Duration::from_micros(100);
+
 /// Why a sample is not in a profile, or not whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Loss {
@@ -53,17 +62,31 @@ pub(super) enum Loss {
     RingFull,
     /// More different stacks than are kept.
     StacksFull,
-    /// The thread had no timer: the user's limit of pending signals, or another profiler took the signal.
+    /// The thread had no timer: the user's limit of pending signals, too many threads, or another profiler took the signal.
     NoTimer,
+    /// The thread ended before it was seen, or after it was last seen.
+    ThreadUnseen,
     /// In the profile with the function alone: no frame pointers there, or the kernel may not read the stack.
     CallersUnknown,
     /// In the profile without its root: deeper than is kept.
     Cut,
+    /// In the profile without its root: the frame pointers ended in the middle of this program's own code.
+    WalkBroken,
+    /// In the profile without its trace, for lack of room.
+    Untraced,
 }
 
 impl Loss {
-    const ALL: [Self; 5] =
-        [Self::RingFull, Self::StacksFull, Self::NoTimer, Self::CallersUnknown, Self::Cut];
+    const ALL: [Self; 8] = [
+        Self::RingFull,
+        Self::StacksFull,
+        Self::NoTimer,
+        Self::ThreadUnseen,
+        Self::CallersUnknown,
+        Self::Cut,
+        Self::WalkBroken,
+        Self::Untraced,
+    ];
 
     /// As the label `reason` has it.
     const fn reason(self) -> &'static str {
@@ -71,8 +94,11 @@ impl Loss {
             Self::RingFull => "ring_full",
             Self::StacksFull => "stacks_full",
             Self::NoTimer => "no_timer",
+            Self::ThreadUnseen => "thread_unseen",
             Self::CallersUnknown => "callers_unknown",
             Self::Cut => "stack_cut",
+            Self::WalkBroken => "walk_broken",
+            Self::Untraced => "untraced",
         }
     }
 }
@@ -142,8 +168,6 @@ pub(crate) struct Slice {
     pub(super) cpu: Duration,
     /// What is missing.
     pub(super) lost: Lost,
-    /// Samples whose trace was left out for lack of room.
-    pub(super) untraced: u64,
     traced_stacks: usize,
 }
 
@@ -157,7 +181,7 @@ impl Slice {
             && !self.stacks.contains_key(&key)
         {
             key.labels.trace = 0;
-            self.untraced += weight;
+            self.lose(Loss::Untraced, weight);
         }
         let full = self.stacks.len() >= MAX_STACKS;
         if let Some(count) = self.stacks.get_mut(&key) {
@@ -195,7 +219,6 @@ impl Slice {
             known.or_insert(Share { name, cpu: Duration::ZERO }).cpu += share.cpu;
         }
         self.cpu += later.cpu;
-        self.untraced += later.untraced;
         for (sum, more) in self.lost.0.iter_mut().zip(later.lost.0) {
             *sum += more;
         }
@@ -237,14 +260,16 @@ impl Subscription {
     /// Starts the sampler if it does not run.
     ///
     /// # Errors
-    /// [`CaptureError::CpuInUse`] while another profiler has the signal or too many are subscribed,
-    /// [`CaptureError::Cpu`] if the kernel refuses the signal handler, [`CaptureError::Thread`] without a thread.
+    /// [`CaptureError::CpuInUse`] while another profiler has the signal, [`CaptureError::TooManyCaptures`] if too many are
+    /// subscribed, [`CaptureError::Cpu`] if the kernel refuses the signal handler, [`CaptureError::Thread`] without a thread.
     pub(crate) fn start(pace: Pace) -> Result<Self, CaptureError> {
         let mut running = SAMPLER.lock();
         let sampler = match &mut *running {
             Some(sampler) => {
-                // What came before is not part of this subscription.
+                // What came before is not part of this subscription. If another profiler has the signal meanwhile, this
+                // takes the timers back.
                 sampler.round();
+                sampler.sampling.keep_handler()?;
                 sampler
             }
             None => running.insert(Sampler::start()?),
@@ -287,6 +312,13 @@ struct Sampler {
     cpu: Duration,
     /// CPU time without a timer that is no whole period yet.
     without_timer: Duration,
+    /// CPU time since the start of all threads, also of those that nobody saw, and of those seen.
+    of_process: Duration,
+    of_threads: Duration,
+    /// Whole periods of the difference that are counted.
+    unseen: u128,
+    /// This program's code, without that of its libraries.
+    own_code: Range<usize>,
     last_round: Instant,
     /// CPU time per time between the last two rounds.
     busy_cores: f64,
@@ -332,6 +364,10 @@ impl Sampler {
             sampling,
             cpu: cpu_time_of_process(),
             without_timer: Duration::ZERO,
+            of_process: Duration::ZERO,
+            of_threads: Duration::ZERO,
+            unseen: 0,
+            own_code: own_code(),
             last_round: Instant::now(),
             busy_cores: 0.0,
             subscribers: HashMap::new(),
@@ -341,12 +377,13 @@ impl Sampler {
         // Nobody is subscribed yet: this sets where the clocks start.
         sampler.look_at_threads();
         sampler.cpu = cpu_time_of_process();
+        (sampler.without_timer, sampler.of_threads) = (Duration::ZERO, Duration::ZERO);
         Ok(sampler)
     }
 
     fn subscribe(&mut self, pace: Pace) -> Result<u64, CaptureError> {
         if self.subscribers.len() >= MAX_SUBSCRIBERS {
-            return Err(CaptureError::CpuInUse);
+            return Err(CaptureError::TooManyCaptures);
         }
         self.next_subscriber += 1;
         let subscriber = Subscriber { pace, slice: Slice::default() };
@@ -360,14 +397,9 @@ impl Sampler {
         self.subscribers.values_mut().map(|subscriber| &mut subscriber.slice)
     }
 
-    /// Subscribers in the background come round themselves: until they do, the ring must not get more than half full.
     fn until_next_round(&self) -> Duration {
-        if self.subscribers.values().any(|subscriber| subscriber.pace == Pace::Prompt) {
-            return ROUND;
-        }
-        let samples_per_second = self.busy_cores / PERIOD.as_secs_f64();
-        let half_full = (signals::SAMPLES / 2) as f64 / samples_per_second.max(1.0);
-        Duration::from_secs_f64(half_full).clamp(ROUND, QUIET_ROUND)
+        let prompt = self.subscribers.values().any(|subscriber| subscriber.pace == Pace::Prompt);
+        until_next_round(prompt, self.busy_cores, self.threads.len())
     }
 
     /// Gives all subscribers what came since the last round.
@@ -383,6 +415,9 @@ impl Sampler {
             match frames.len() {
                 0 | 1 => lost.add(Loss::CallersUnknown, weight),
                 MAX_FRAMES => lost.add(Loss::Cut, weight),
+                _ if is_broken(head.thread, frames, &self.own_code) => {
+                    lost.add(Loss::WalkBroken, weight);
+                }
                 _ => {}
             }
             let frames: Arc<[usize]> = frames.into();
@@ -395,6 +430,12 @@ impl Sampler {
         let periods = u32::try_from(periods).unwrap_or(u32::MAX);
         self.without_timer = self.without_timer.saturating_sub(PERIOD.saturating_mul(periods));
         lost.add(Loss::NoTimer, periods.into());
+        self.of_process += used;
+        // The clocks are not read at one time: what one sum lacks the next has.
+        let unseen = self.of_process.saturating_sub(self.of_threads).as_nanos() / PERIOD.as_nanos();
+        let new = unseen.saturating_sub(self.unseen);
+        self.unseen += new;
+        lost.add(Loss::ThreadUnseen, u64::try_from(new).unwrap_or(u64::MAX));
         lost.count_for_process();
         for slice in self.slices() {
             slice.cpu += used;
@@ -408,14 +449,16 @@ impl Sampler {
     fn look_at_threads(&mut self) {
         let alive: HashSet<i32> = threads_of_process().collect();
         self.threads.retain(|thread, _| alive.contains(thread));
-        let may_arm = signals::handler_is_ours();
+        let may_arm = self.sampling.keep_handler().is_ok();
+        let mut armed = self.threads.values().filter(|watched| watched.timer.is_some()).count();
         for thread in alive {
             let Some(cpu) = cpu_time_of_thread(thread) else {
                 continue;
             };
             if self.threads.get(&thread).is_some_and(|watched| cpu < watched.cpu) {
                 // The id was given to a new thread.
-                self.threads.remove(&thread);
+                let ended = self.threads.remove(&thread);
+                armed -= usize::from(ended.is_some_and(|ended| ended.timer.is_some()));
             }
             let watched = self.threads.entry(thread).or_insert_with(|| Watched {
                 name: thread_name(thread).into(),
@@ -423,14 +466,16 @@ impl Sampler {
                 cpu: Duration::ZERO,
             });
             let used = cpu - mem::replace(&mut watched.cpu, cpu);
+            self.of_threads += used;
             if watched.timer.is_none() {
                 self.without_timer += used;
             }
-            if may_arm && watched.timer.is_none() {
+            if !may_arm {
+                watched.timer = None;
+            } else if watched.timer.is_none() && armed < MAX_TIMERS {
                 // It ended in between, or the limit of pending signals is reached: tried again in the next round.
                 watched.timer = ThreadTimer::start(thread, PERIOD).ok();
-            } else if !may_arm {
-                watched.timer = None;
+                armed += usize::from(watched.timer.is_some());
             }
             if used > Duration::ZERO {
                 for subscriber in self.subscribers.values_mut() {
@@ -439,6 +484,33 @@ impl Sampler {
             }
         }
     }
+}
+
+/// Subscribers in the background come round themselves: until they do, the ring must not get more than half full.
+fn until_next_round(prompt: bool, busy_cores: f64, threads: usize) -> Duration {
+    let samples_per_second = busy_cores / PERIOD.as_secs_f64();
+    let half_full = (signals::SAMPLES / 2) as f64 / samples_per_second.max(1.0);
+    let half_full = Duration::from_secs_f64(half_full).clamp(ROUND, QUIET_ROUND);
+    let threads = u32::try_from(threads).unwrap_or(u32::MAX);
+    let shortest = ROUND_PER_THREAD.saturating_mul(threads).max(ROUND);
+    if prompt { shortest.min(half_full) } else { half_full }
+}
+
+/// The addresses of this program's code. None where they cannot tell a stack's root from its middle: a program that is
+/// linked with libc as a whole has the root of its threads in its own code.
+fn own_code() -> Range<usize> {
+    let mappings = mappings::of_this_process();
+    let index = |address| usize::try_from(address).unwrap_or(0);
+    let range = |mapping: &CodeMapping| index(mapping.start)..index(mapping.end);
+    let code = mappings.first().map(range).unwrap_or_default();
+    if code.contains(&(libc::pthread_create as *const ()).addr()) { 0..0 } else { code }
+}
+
+/// Whether a stack ends in the middle of the program's own code. libc calls a thread's first function, so that a whole stack
+/// ends in libc; only the main thread may have its root in the program.
+fn is_broken(thread: i32, frames: &[usize], own_code: &Range<usize>) -> bool {
+    let is_main = u32::try_from(thread) == Ok(std::process::id());
+    !is_main && frames.len() > 1 && frames.last().is_some_and(|root| own_code.contains(root))
 }
 
 /// The kernel's ids of this process's threads.
@@ -457,6 +529,7 @@ pub(super) fn thread_name(thread: i32) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::sys::{in_its_own_process, thread_cpu_time};
     use super::*;
 
     fn head(trace: u128) -> Head {
@@ -473,9 +546,116 @@ mod tests {
         }
         slice.add(&head(1), &frames);
         assert_eq!(slice.stacks.len(), MAX_TRACED_STACKS + 1);
-        assert_eq!(slice.untraced, 6);
+        assert_eq!(slice.lost.by_reason().collect::<Vec<_>>(), [("untraced", 6)]);
         assert_eq!(slice.stacks[&Key { thread: 1, labels: Labels::NONE, frames }], 6);
-        assert_eq!(slice.lost, Lost::default());
+    }
+
+    #[test]
+    fn every_reason_has_its_own_count() {
+        for (index, loss) in Loss::ALL.into_iter().enumerate() {
+            let mut lost = Lost::default();
+            lost.add(loss, 1);
+            assert_eq!((loss as usize, lost.0[index]), (index, 1));
+            assert_eq!(lost.by_reason().collect::<Vec<_>>(), [(loss.reason(), 1)]);
+        }
+    }
+
+    #[test]
+    fn rounds_are_as_seldom_as_threads_are_many_and_as_frequent_as_the_ring_needs() {
+        let millis =
+            |prompt, busy_cores, threads| until_next_round(prompt, busy_cores, threads).as_millis();
+        assert_eq!((millis(true, 0.0, 10), millis(false, 0.0, 10)), (100, 10_000));
+        assert_eq!((millis(true, 0.0, 5_000), millis(true, 200.0, 5_000)), (500, 100));
+        assert_eq!(millis(false, 10.0, 10), 1_034);
+    }
+
+    #[test]
+    fn a_stack_that_ends_in_our_own_code_is_broken() {
+        let code = 100..200;
+        for (thread, frames, broken) in [
+            (1, &[150, 150][..], true),
+            (1, &[300, 150][..], true),
+            (1, &[150, 300][..], false),
+            (1, &[150][..], false),
+            (std::process::id().cast_signed(), &[150, 150][..], false),
+        ] {
+            assert_eq!(is_broken(thread, frames, &code), broken, "{thread} {frames:?}");
+        }
+    }
+
+    /// Samples of the subscription lost for that reason.
+    fn lost(slice: &Slice, of: Loss) -> u64 {
+        slice.lost.0[of as usize]
+    }
+
+    fn burn(cpu: Duration) {
+        let end = thread_cpu_time() + cpu;
+        while thread_cpu_time() < end {
+            (0..2_000_u64).for_each(|number| {
+                std::hint::black_box(number);
+            });
+        }
+    }
+
+    #[test]
+    fn what_a_thread_used_that_ended_unseen_is_counted_and_whole_stacks_are_not() {
+        in_its_own_process("pprof::sampler::tests::own_process_unseen");
+    }
+
+    #[test]
+    #[ignore = "run by the test above, in a process of its own: the losses are the process's"]
+    fn own_process_unseen() {
+        burn(Duration::from_millis(300));
+        let subscription = Subscription::start(Pace::Prompt).expect("no other profiler here");
+        let burning = thread::spawn(|| burn(Duration::from_millis(300)));
+        burning.join().expect("it ends");
+        let seen = subscription.take();
+        // 30 samples, of which the last round sees all but the end.
+        assert!(seen.stacks.values().sum::<u64>() >= 10, "{seen:?}");
+        assert_eq!(lost(&seen, Loss::WalkBroken), 0, "{seen:?}");
+        // Neither what was used before the subscription.
+        assert!(lost(&seen, Loss::NoTimer) < 20, "{seen:?}");
+
+        // Under the lock nobody looks.
+        let running = SAMPLER.lock();
+        thread::spawn(|| burn(Duration::from_millis(100))).join().expect("it ends");
+        drop(running);
+        let unseen = lost(&subscription.take(), Loss::ThreadUnseen);
+        assert!((9..=12).contains(&unseen), "{unseen}");
+    }
+
+    #[test]
+    fn timers_and_subscribers_are_bounded() {
+        in_its_own_process("pprof::sampler::tests::own_process_bounds");
+    }
+
+    #[test]
+    #[ignore = "run by the test above, in a process of its own: the timers are the process's"]
+    fn own_process_bounds() {
+        let (end, ended) = mpsc::channel::<()>();
+        let ended = Arc::new(Mutex::new(ended));
+        let threads: Vec<_> = (0..MAX_TIMERS + 20)
+            .map(|_| {
+                let ended = ended.clone();
+                let parked = move || assert!(ended.lock().recv().is_err());
+                thread::Builder::new().stack_size(1 << 16).spawn(parked).expect("a thread")
+            })
+            .collect();
+        let subscription = Subscription::start(Pace::Prompt).expect("no other profiler here");
+        subscription.take();
+        let (armed, known) = SAMPLER.lock().as_ref().map_or((0, 0), |sampler| {
+            let armed = sampler.threads.values().filter(|watched| watched.timer.is_some());
+            (armed.count(), sampler.threads.len())
+        });
+        assert!(known > MAX_TIMERS && armed <= MAX_TIMERS && armed > 0, "{armed} of {known}");
+        drop(end);
+        threads.into_iter().for_each(|thread| thread.join().expect("it waits and ends"));
+
+        let start = || Subscription::start(Pace::Background);
+        let others: Vec<_> = (1..MAX_SUBSCRIBERS).map(|_| start().expect("few listen")).collect();
+        assert!(matches!(start(), Err(CaptureError::TooManyCaptures)));
+        drop(others);
+        start().expect("few listen again");
     }
 
     #[test]

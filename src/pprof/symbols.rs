@@ -1,7 +1,7 @@
 //! Names of addresses, from the symbols and, if asked for, the line tables of this executable.
 //!
 //! In: an address in this process. Out: the functions there, innermost inlined one first. Never: a cache that outlives
-//! one profile.
+//! one profile, nor two look-ups at a time.
 //!
 //! Line tables are not read unasked: an executable with 18 MB of debug information took 70 MB more memory for one
 //! profile, and 120 MB of allocation that the service's own signals then show; its symbols take under 10. Where the
@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use backtrace::SymbolName;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::elf::ElfFile;
 use super::mappings::{self, CodeMapping};
@@ -39,20 +40,25 @@ pub(super) struct Function {
     pub line: u32,
 }
 
-/// Resolves addresses for one profile. Dropping it gives back the memory of the debug information.
+/// Held by the one who looks symbols up: what that takes in memory is never needed twice at a time.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// Resolves addresses for one profile, after all who do so already. Dropping it gives back the memory of the debug information.
 #[derive(Debug)]
 pub(super) struct Symbolizer {
     mappings: Vec<CodeMapping>,
     detail: Detail,
     files: HashMap<PathBuf, ElfFile>,
     known: HashMap<u64, Rc<[Function]>>,
+    _turn: MutexGuard<'static, ()>,
 }
 
 impl Symbolizer {
-    /// For the code that is mapped now.
+    /// For the code that is mapped now. Waits for its turn; a thread that has one must not ask for another.
     pub(super) fn new(detail: Detail) -> Self {
+        let turn = TURN.lock();
         let mappings = mappings::of_this_process();
-        Self { mappings, detail, files: HashMap::new(), known: HashMap::new() }
+        Self { mappings, detail, files: HashMap::new(), known: HashMap::new(), _turn: turn }
     }
 
     /// What it resolves.
@@ -154,6 +160,21 @@ mod tests {
             outermost.file.ends_with("src/pprof/symbols.rs") && outermost.line > 0,
             "{outermost:?}"
         );
+    }
+
+    #[test]
+    fn two_threads_do_not_look_symbols_up_at_one_time() {
+        let one = Symbolizer::new(Detail::Functions);
+        let (has, had) = std::sync::mpsc::channel();
+        let other = std::thread::spawn(move || {
+            let _other = Symbolizer::new(Detail::Functions);
+            has.send(()).expect("the test waits");
+        });
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        assert!(had.try_recv().is_err(), "both look up");
+        drop(one);
+        had.recv().expect("its turn comes");
+        other.join().expect("it ends");
     }
 
     #[test]

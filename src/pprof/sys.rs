@@ -1,5 +1,7 @@
 //! What has no safe interface: memory files, three mallctl names, clocks of threads, and ([`signals`]) the handler of
 //! SIGPROF with what sends it.
+//!
+//! In: names and ids. Out: files, switches of jemalloc and CPU time. Never: a pointer that outlives the call it is made for.
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -79,4 +81,14 @@ fn read_clock(clock: libc::clockid_t) -> Option<Duration> {
         return None;
     }
     Some(Duration::new(u64::try_from(time.tv_sec).ok()?, u32::try_from(time.tv_nsec).ok()?))
+}
+
+/// Runs that ignored test in a process of its own, and fails if it fails.
+#[cfg(test)]
+pub(super) fn in_its_own_process(test: &str) {
+    let executable = std::env::current_exe().expect("the test's executable");
+    let mut alone = std::process::Command::new(executable);
+    let output = alone.args(["--exact", test, "--ignored"]).output().expect("it starts");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
 }

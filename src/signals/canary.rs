@@ -23,9 +23,9 @@ use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::catalogue::families;
+use super::seats;
 use super::snapshot::{Snapshot, Unavailable};
 use super::sys::Timer;
-use super::workers::Seats;
 use crate::time::{Clock, Moment};
 
 /// Between two wakes.
@@ -49,7 +49,6 @@ struct Watch {
     clock: Clock,
     lateness: Arc<Mutex<Lateness>>,
     saturated: Arc<AtomicBool>,
-    seats: Seats,
 }
 
 /// Wakes of the last window.
@@ -60,12 +59,12 @@ struct Lateness {
 }
 
 impl Canary {
-    /// Starts the task, which needs the runtime's I/O driver; without it the ticks spawn tasks instead. It also notes in `seats`
-    /// which worker runs it.
+    /// Starts the task, which needs the runtime's I/O driver; without it the ticks spawn tasks instead. It also notes which
+    /// worker runs it.
     #[must_use]
-    pub fn spawn(handle: &Handle, clock: Clock, seats: Seats) -> Self {
+    pub fn spawn(handle: &Handle, clock: Clock) -> Self {
         let lateness = Arc::new(Mutex::new(Lateness::default()));
-        let watch = Watch { clock, lateness, saturated: Arc::default(), seats };
+        let watch = Watch { clock, lateness, saturated: Arc::default() };
         // A panic would be the service's end.
         let task = if cfg!(panic = "abort") {
             watch.spawn_look(handle)
@@ -140,7 +139,7 @@ impl Watch {
 
     fn woke(&self) {
         self.lateness.lock().woke(self.clock.now().monotonic);
-        self.seats.note();
+        seats::note();
     }
 }
 
@@ -194,7 +193,7 @@ mod tests {
     #[tokio::test]
     async fn the_canary_speaks_once_it_ran() {
         let clock = Clock::start();
-        let canary = Canary::spawn(&Handle::current(), clock, Seats::new(1));
+        let canary = Canary::spawn(&Handle::current(), clock);
         let available = |canary: &Canary| {
             let mut snapshot = Snapshot::default();
             canary.collect(clock.now().monotonic, &mut snapshot);
@@ -219,7 +218,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_canary_sleeps_shorter_only_while_the_runtime_is_saturated() {
-        let mut canary = Canary::spawn(&Handle::current(), Clock::start(), Seats::new(1));
+        let mut canary = Canary::spawn(&Handle::current(), Clock::start());
         assert!(until_next(&canary).await >= PERIOD);
         canary.tick(true);
         while until_next(&canary).await >= PERIOD {}
@@ -233,7 +232,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         runtime.block_on(async {
             let clock = Clock::start();
-            let mut canary = Canary::spawn(&Handle::current(), clock, Seats::new(1));
+            let mut canary = Canary::spawn(&Handle::current(), clock);
             tokio::task::yield_now().await;
             assert!(canary.task.is_finished(), "tokio panics in a task where it has no driver");
             canary.tick(false);

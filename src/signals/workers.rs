@@ -8,14 +8,14 @@
 //! `block_in_place` hands a worker to another thread, so every worker is looked for again after a while.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, Id};
 
 use super::catalogue::families;
+use super::seats;
 use super::snapshot::{Snapshot, Unavailable};
-use super::sys;
 use super::text::Schedstat;
 use super::threads::Threads;
 use crate::units::{Measure, Ratio};
@@ -27,6 +27,9 @@ const TICKS_PER_CENSUS: u32 = 30;
 /// Tasks spawned at once to meet workers.
 const MAX_CENSUS_TASKS: usize = 16;
 
+/// Polls of each task that is to meet workers of a runtime which may be asleep.
+const MAX_YIELDS: usize = 64;
+
 /// Label values of the workers, and of those past the limit.
 static LABELS: LazyLock<Vec<String>> = LazyLock::new(|| {
     let own = (0..MAX_WORKERS).map(|worker| worker.to_string());
@@ -35,32 +38,6 @@ static LABELS: LazyLock<Vec<String>> = LazyLock::new(|| {
 
 fn label(worker: usize) -> &'static str {
     &LABELS[worker.min(MAX_WORKERS)]
-}
-
-/// The thread each worker was last seen on. Shared with tasks on the service's runtime.
-#[derive(Clone, Debug)]
-pub struct Seats(Arc<[AtomicU32]>);
-
-impl Seats {
-    pub(super) fn new(workers: usize) -> Self {
-        Self((0..workers).map(|_| AtomicU32::new(0)).collect())
-    }
-
-    /// Notes the thread that this is called on, if it is a worker. Costs one system call.
-    pub(super) fn note(&self) {
-        if let Some(seat) = tokio::runtime::worker_index().and_then(|worker| self.0.get(worker)) {
-            seat.store(sys::thread_id(), Ordering::Relaxed);
-        }
-    }
-
-    fn thread(&self, worker: usize) -> Option<u32> {
-        let thread = self.0.get(worker)?.load(Ordering::Relaxed);
-        (thread != 0).then_some(thread)
-    }
-
-    fn clear(&self) {
-        self.0.iter().for_each(|seat| seat.store(0, Ordering::Relaxed));
-    }
 }
 
 /// Counts a census task for as long as it exists, run or not.
@@ -83,7 +60,6 @@ impl Drop for CensusTask {
 #[derive(Debug)]
 pub struct WorkerCollector {
     handle: Handle,
-    seats: Seats,
     census_tasks: Arc<AtomicUsize>,
     ticks: u32,
     workers: Vec<Worker>,
@@ -104,17 +80,10 @@ impl WorkerCollector {
         let workers = handle.metrics().num_workers();
         Self {
             handle,
-            seats: Seats::new(workers),
             census_tasks: Arc::default(),
             ticks: 0,
             workers: vec![Worker::default(); workers],
         }
-    }
-
-    /// Where tasks on the runtime note their worker's thread.
-    #[must_use]
-    pub fn seats(&self) -> Seats {
-        self.seats.clone()
     }
 
     /// Tasks that the service did not spawn and that have not ended.
@@ -123,21 +92,26 @@ impl WorkerCollector {
         self.census_tasks.load(Ordering::Relaxed)
     }
 
+    fn runtime(&self) -> Id {
+        self.handle.id()
+    }
+
     /// Looks for `active` workers that have not been seen; once per tick.
     pub fn tick(&mut self, active: impl Iterator<Item = usize>) {
         self.ticks += 1;
         if self.ticks.is_multiple_of(TICKS_PER_CENSUS) {
-            self.seats.clear();
+            seats::look_again(self.runtime());
         }
-        let unseen = active.filter(|&worker| self.seats.thread(worker).is_none()).count();
+        let runtime = self.runtime();
+        let unseen = active.filter(|&worker| !seats::is_recent(runtime, worker)).count();
         // Tasks of the census before that nobody has run yet will still meet a worker.
         if unseen == 0 || self.tasks() > 0 {
             return;
         }
         for _ in 0..(2 * unseen).min(MAX_CENSUS_TASKS) {
-            let (seats, task) = (self.seats.clone(), CensusTask::new(&self.census_tasks));
+            let task = CensusTask::new(&self.census_tasks);
             drop(self.handle.spawn(async move {
-                seats.note();
+                seats::note();
                 drop(task);
             }));
         }
@@ -151,8 +125,9 @@ impl WorkerCollector {
         threads: &Threads,
         snapshot: &mut Snapshot,
     ) {
+        let runtime = self.runtime();
         for (index, worker) in self.workers.iter_mut().enumerate() {
-            let seat = self.seats.thread(index).or(worker.thread);
+            let seat = seats::thread_of(runtime, index).or(worker.thread);
             let counted = seat.and_then(|thread| {
                 let counted = known.get(&thread).copied().or_else(|| threads.read(thread))?;
                 Some((thread, counted))
@@ -182,6 +157,22 @@ impl WorkerCollector {
             Ok(())
         };
         snapshot.source("tokio_workers", outcome);
+    }
+}
+
+/// Spawns a task for each worker that yields until all have been met, or so often that it may be assumed that some sleep.
+pub(crate) fn meet(handle: &Handle) {
+    let (runtime, workers) = (handle.id(), handle.metrics().num_workers());
+    for _ in 0..workers.min(MAX_CENSUS_TASKS) {
+        drop(handle.spawn(async move {
+            for _ in 0..MAX_YIELDS {
+                seats::note_if_new();
+                if (0..workers).all(|worker| seats::is_recent(runtime, worker)) {
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+        }));
     }
 }
 
@@ -252,7 +243,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_census_finds_the_worker_that_works_and_its_time_on_a_core() {
         let mut collector = WorkerCollector::new(Handle::current());
-        let (threads, seats) = (Threads::of(Path::new("/proc/self")), collector.seats());
+        let (threads, runtime) = (Threads::of(Path::new("/proc/self")), collector.runtime());
         let sees_nothing = |collector: &mut WorkerCollector| {
             let mut snapshot = Snapshot::default();
             collector.collect(&HashMap::new(), &threads, &mut snapshot);
@@ -269,7 +260,7 @@ mod tests {
             tokio::runtime::worker_index().expect("a worker")
         });
         let worker = worked.await.expect("it ends");
-        while seats.thread(worker).is_none() {
+        while seats::thread_of(runtime, worker).is_none() {
             collector.tick(std::iter::once(worker));
             tokio::time::sleep(Duration::from_millis(2)).await;
         }

@@ -4,7 +4,10 @@
 //! worker is held, and none to a worker that is held for less than [`LONG`].
 //!
 //! A worker that runs, and publishes nothing, is in one poll, or in a row of polls: tokio publishes after 61 of them. So
-//! the thread is asked twice which task it polls, [`CHECK`] apart; another task at the second time is no hold.
+//! the thread is asked twice which task it polls, [`CHECK`] apart; another task at the second time is no hold. While it is
+//! held it is asked again, ever more seldom, so that the stack gets no time of polls that came after.
+//!
+//! Only a thread that was seen as a worker is asked (`signals::seats`).
 //!
 //! The question is a signal, which ends some waits of the kernel early (EINTR). `std` waits again after it; so does the
 //! kernel where the wait has no time limit (SA_RESTART). C code that sleeps in a worker and trusts its sleep may see a
@@ -17,20 +20,27 @@ use std::time::Duration;
 use tokio::runtime::{Handle, Id, RuntimeMetrics};
 
 use super::super::labels::Labels;
-use super::super::ring::Head;
+use super::super::ring::{Head, Poll};
 use super::super::sys::signals::Questions;
-use super::{Place, change, workers};
+use super::{Place, change};
 use crate::signals::saturation::WorkerReading;
+use crate::signals::{seats, workers};
 use crate::time::Moment;
 
 /// A worker is held after this.
 const LONG: Duration = Duration::from_millis(100);
 /// Between two looks.
 const ROUND: Duration = Duration::from_millis(50);
-/// The same while nothing at all happens.
+/// The same while no worker runs.
 const QUIET_ROUND: Duration = Duration::from_millis(100);
+/// The same while the runtime is idle: a hold is in the profile within two seconds, one that is over sooner may be missed.
+const IDLE_ROUND: Duration = Duration::from_millis(500);
+/// A runtime is idle if no worker runs and all of them together were busy for less than this part of the time.
+const IDLE_PART: u32 = 100;
 /// Between the questions to a worker that may be held.
 const CHECK: Duration = Duration::from_millis(20);
+/// The longest between the questions to a worker that is held.
+const MAX_RECHECK: Duration = Duration::from_secs(1);
 /// Questions without an answer before a hold is given up: a thread that waits inside the kernel without hearing signals,
 /// such as on a disk, answers none.
 const MAX_QUESTIONS: u32 = 50;
@@ -41,32 +51,22 @@ pub struct Watcher {
     runtime: Id,
     metrics: RuntimeMetrics,
     workers: Vec<Worker>,
-    /// Threads that may be the worker whose thread is not known, as of the last look: one that had just been started
-    /// might not have set up its thread-locals.
-    candidates: HashSet<i32>,
     /// Threads asked since answers were last heard. Those of others are for another watcher, which will ask again.
     asked: HashSet<i32>,
-    /// Threads that said that they are no worker that we look for.
-    strangers: HashSet<i32>,
+    /// The last look.
+    looked: Moment,
 }
 
 impl Watcher {
-    /// Watches the runtime of `handle`, on which one task runs once.
+    /// Watches the runtime of `handle`, on which some tasks run for a moment.
     #[must_use]
     pub fn new(handle: &Handle, now: Moment) -> Self {
-        // Tells the name of this runtime's threads.
-        handle.spawn(async { workers::note_this_thread() });
+        // Workers that run are met again and again (`signals::workers`); this is for those that sleep until a poll holds them.
+        workers::meet(handle);
         let metrics = handle.metrics();
         let worker = |index| Worker::new(read(&metrics, index), now);
         let workers = (0..metrics.num_workers()).map(worker).collect();
-        Self {
-            runtime: handle.id(),
-            metrics,
-            workers,
-            candidates: HashSet::new(),
-            asked: HashSet::new(),
-            strangers: HashSet::new(),
-        }
+        Self { runtime: handle.id(), metrics, workers, asked: HashSet::new(), looked: now }
     }
 
     /// Looks at all workers, and says when to look again. Some 20 ns for each worker while none is held.
@@ -74,52 +74,29 @@ impl Watcher {
         if self.workers.iter().any(|worker| worker.hold.is_asked()) {
             self.hear(now);
         }
-        let mut next = QUIET_ROUND;
-        let mut unknown = false;
+        let mut next = IDLE_ROUND;
+        let mut busy = Duration::ZERO;
         for index in 0..self.workers.len() {
             let reading = read(&self.metrics, index);
-            if reading != self.workers[index].last {
-                next = next.min(ROUND);
-            }
+            busy += reading.busy.saturating_sub(self.workers[index].last.busy);
             let wish = self.workers[index].look(reading, now);
             if let Wish::Ask = wish {
-                let thread = workers::thread_of(self.runtime, index);
-                unknown |= thread.is_none();
                 self.workers[index].asked(now);
-                self.ask(&thread.into_iter().collect::<Vec<_>>());
+                if let Some(thread) = seats::thread_of(self.runtime, index) {
+                    self.ask(thread.cast_signed());
+                }
             }
             next = next.min(wish.until(now));
         }
-        if unknown {
-            self.ask_candidates();
-        } else if !self.workers.iter().any(|worker| worker.hold.is_open()) {
-            self.candidates.clear();
-            self.strangers.clear();
-        }
-        next
+        let elapsed = now.since(std::mem::replace(&mut self.looked, now));
+        if busy * IDLE_PART >= elapsed { next.min(QUIET_ROUND) } else { next }
     }
 
-    fn ask_candidates(&mut self) {
-        let now = workers::candidates(self.runtime);
-        let settled = self.candidates.intersection(&now);
-        let unheard = settled.filter(|thread| !self.strangers.contains(thread));
-        self.ask(&unheard.copied().collect::<Vec<_>>());
-        self.candidates = now;
-    }
-
-    fn ask(&mut self, threads: &[i32]) {
-        if threads.is_empty() {
-            return;
-        }
-        // Another profiler that has the signal must not see ours: nobody is asked then.
-        let Ok(questions) = Questions::open() else {
-            return;
-        };
-        for thread in threads {
-            // One that has ended has nothing to say.
-            if questions.ask(*thread).is_ok() {
-                self.asked.insert(*thread);
-            }
+    fn ask(&mut self, thread: i32) {
+        // Another profiler that has the signal must not see ours: nobody is asked then. A thread that has ended has nothing
+        // to say.
+        if Questions::open().is_ok_and(|questions| questions.ask(thread).is_ok()) {
+            self.asked.insert(thread);
         }
     }
 
@@ -137,28 +114,18 @@ impl Watcher {
     }
 
     fn answer(&mut self, head: &Head, frames: Arc<[usize]>, now: Moment) {
-        let poll = head.poll;
-        let index = poll.and_then(|poll| usize::try_from(poll.worker).ok());
-        let known = index.and_then(|index| workers::thread_of(self.runtime, index));
-        let Some((index, poll)) =
-            index.zip(poll).filter(|_| known.is_none_or(|known| known == head.thread))
+        let (thread, labels) = (head.thread, head.labels);
+        let poll = head.poll.and_then(|poll| Some((usize::try_from(poll.worker).ok()?, poll)));
+        let known = |index| seats::thread_of(self.runtime, index).map(u32::cast_signed);
+        let Some((index, Poll { task, part, .. })) =
+            poll.filter(|(index, _)| known(*index) == Some(thread))
         else {
             // It is a worker no more, or of another runtime.
-            workers::forget(head.thread);
-            self.strangers.insert(head.thread);
+            seats::forget(thread.cast_unsigned());
             return;
         };
-        // A thread that is only guessed at must poll a task: a parked worker of another runtime has this index too.
-        if (known.is_none() && poll.task == 0) || index >= self.workers.len() {
-            self.strangers.insert(head.thread);
-            return;
-        }
-        let (thread, labels) = (head.thread, head.labels);
-        let answer = Answer { thread, task: poll.task, labels, frames };
-        if self.workers[index].hear(answer, now) == Verdict::SeveralTasks && known.is_none() {
-            // That worker may be another runtime's: the next may be ours.
-            self.strangers.insert(thread);
-            self.workers[index].ask_others(now);
+        if let Some(worker) = self.workers.get_mut(index) {
+            worker.hear(Answer { thread, task, part, labels, frames }, now);
         }
     }
 }
@@ -175,8 +142,17 @@ fn read(metrics: &RuntimeMetrics, worker: usize) -> WorkerReading {
 struct Answer {
     thread: i32,
     task: u64,
+    /// Of a labelled poll its number.
+    part: u32,
     labels: Labels,
     frames: Arc<[usize]>,
+}
+
+impl Answer {
+    /// Whether both may come from one poll.
+    const fn is_of_one_poll(&self, other: &Self) -> bool {
+        self.task == other.task && (self.part == other.part || self.part == 0 || other.part == 0)
+    }
 }
 
 /// What is known of the present poll of a worker.
@@ -190,29 +166,39 @@ enum Hold {
     Answered { at: Moment, first: Answer },
     /// It was asked for the second time, last at `at`.
     Checked { at: Moment, first: Answer, times: u32 },
-    /// One poll holds the worker; so much of it is in the profile.
-    Held { place: Place, counted: Duration },
-    /// Several polls, or nobody answered: left alone until something is published.
+    /// One poll holds the worker.
+    Held(Held),
+    /// Nobody answered, or there is no room: left alone until something is published.
     Left,
 }
 
 impl Hold {
-    /// Whether questions are to follow.
-    const fn is_open(&self) -> bool {
-        self.is_asked() || matches!(self, Self::Answered { .. })
-    }
-
     const fn is_asked(&self) -> bool {
         matches!(self, Self::Asked { .. } | Self::Checked { .. })
+            || matches!(self, Self::Held(held) if held.is_asked)
     }
 }
 
-/// What two answers showed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
-    /// One task, or it is too soon to tell.
-    Open,
-    SeveralTasks,
+/// A hold in the profile.
+#[derive(Debug)]
+struct Held {
+    place: Place,
+    /// So much of it is in the profile.
+    counted: Duration,
+    /// The last answer from this poll, and when it was heard.
+    last: Answer,
+    confirmed: Moment,
+    /// When the thread was last asked whether it still polls the same, and whether it has yet to answer.
+    asked: Moment,
+    is_asked: bool,
+}
+
+impl Held {
+    /// Brings the profile up to `all` of the hold.
+    fn count(&mut self, all: Duration) {
+        change(|holds| holds.extend(&self.place, all.saturating_sub(self.counted)));
+        self.counted = self.counted.max(all);
+    }
 }
 
 /// What the watcher is to do about a worker.
@@ -228,7 +214,7 @@ enum Wish {
 impl Wish {
     fn until(self, now: Moment) -> Duration {
         match self {
-            Self::Nothing => QUIET_ROUND,
+            Self::Nothing => IDLE_ROUND,
             Self::Look(at) => at.since(now),
             Self::Ask => CHECK,
         }
@@ -276,12 +262,12 @@ impl Worker {
                 Wish::Look(*at + CHECK)
             }
             Hold::Asked { .. } | Hold::Checked { .. } => Wish::Ask,
-            Hold::Held { place, counted } => {
-                change(|holds| holds.extend(place, age.saturating_sub(*counted)));
-                *counted = age.max(*counted);
-                Wish::Look(now + ROUND)
+            Hold::Held(held) => {
+                // A question interrupts the poll: a quarter of its time is exact enough.
+                let due = held.asked + (age / 4).clamp(ROUND, MAX_RECHECK);
+                if due > now { Wish::Look(due) } else { Wish::Ask }
             }
-            Hold::Left => Wish::Nothing,
+            Hold::Left => Wish::Look(now + QUIET_ROUND),
         }
     }
 
@@ -292,31 +278,46 @@ impl Worker {
             Hold::Asked { times, .. } => Hold::Asked { at, times: times + 1 },
             Hold::Answered { first, .. } => Hold::Checked { at, first, times: 1 },
             Hold::Checked { first, times, .. } => Hold::Checked { at, first, times: times + 1 },
-            settled => settled,
+            Hold::Held(held) => Hold::Held(Held { asked: at, is_asked: true, ..held }),
+            Hold::Left => Hold::Left,
         };
     }
 
-    fn hear(&mut self, answer: Answer, at: Moment) -> Verdict {
-        let (hold, verdict) = match std::mem::replace(&mut self.hold, Hold::Left) {
-            Hold::Asked { .. } => (Hold::Answered { at, first: answer }, Verdict::Open),
-            Hold::Checked { first, .. } if first.thread == answer.thread => {
-                if first.task == answer.task {
-                    let place = change(|holds| holds.begin(first.labels, first.frames));
-                    let held = |place| Hold::Held { place, counted: Duration::ZERO };
-                    (place.map_or(Hold::Left, held), Verdict::Open)
+    fn hear(&mut self, answer: Answer, at: Moment) {
+        self.hold = match std::mem::replace(&mut self.hold, Hold::None) {
+            Hold::Asked { .. } => Hold::Answered { at, first: answer },
+            Hold::Checked { first, at: asked, .. } if first.thread == answer.thread => {
+                if first.is_of_one_poll(&answer) {
+                    self.begin(first, answer, at)
                 } else {
-                    (Hold::Left, Verdict::SeveralTasks)
+                    change(|holds| holds.several += 1);
+                    // The poll of this answer may be the one that holds it.
+                    (self.not_before, self.since) = (asked, at);
+                    Hold::None
                 }
             }
-            other => (other, Verdict::Open),
+            Hold::Held(mut held) if held.last.thread == answer.thread => {
+                if held.last.is_of_one_poll(&answer) {
+                    held.count(at.since(self.since));
+                    Hold::Held(Held { last: answer, confirmed: at, is_asked: false, ..held })
+                } else {
+                    // What held it ended; another poll began after the last answer, and may hold it too.
+                    (self.not_before, self.since) = (held.confirmed, at);
+                    Hold::None
+                }
+            }
+            other => other,
         };
-        self.hold = hold;
-        verdict
     }
 
-    /// The thread that answered was the wrong one.
-    fn ask_others(&mut self, at: Moment) {
-        self.hold = Hold::Asked { at, times: 1 };
+    fn begin(&self, first: Answer, last: Answer, at: Moment) -> Hold {
+        let place = change(|holds| holds.begin(first.labels, first.frames));
+        place.map_or(Hold::Left, |place| {
+            let (counted, confirmed, asked) = (Duration::ZERO, at, at);
+            let mut held = Held { place, counted, last, confirmed, asked, is_asked: false };
+            held.count(at.since(self.since));
+            Hold::Held(held)
+        })
     }
 
     /// Nobody answered.
@@ -327,12 +328,11 @@ impl Worker {
 
     /// Something was published, or the worker parked: what held it is over.
     fn end(&mut self, reading: WorkerReading, now: Moment) {
-        if let Hold::Held { place, counted } = &self.hold {
-            // It began after the look before it was seen, and ended after the last look; tokio says how long it was busy.
+        if let Hold::Held(held) = &mut self.hold {
+            // It began after the look before it was seen, and ended after the last answer; tokio says how long it was busy.
             let published = reading.busy.saturating_sub(self.last.busy);
-            let all = published.min(now.since(self.not_before)).max(*counted);
-            let all = all.max(self.looked.since(self.since));
-            change(|holds| holds.extend(place, all.saturating_sub(*counted)));
+            let seen = held.confirmed.since(self.since);
+            held.count(published.min(now.since(self.not_before)).max(seen));
         }
         *self = Self { not_before: self.looked, ..Self::new(reading, now) };
     }
@@ -358,7 +358,7 @@ mod tests {
     }
 
     fn answer(task: u64, frame: usize) -> Answer {
-        Answer { thread: 1, task, labels: Labels::NONE, frames: Arc::from([frame]) }
+        Answer { thread: 1, task, part: 0, labels: Labels::NONE, frames: Arc::from([frame]) }
     }
 
     /// The delay kept for a stack of this one frame.
@@ -380,8 +380,8 @@ mod tests {
         worker.asked(at(180));
         assert_eq!(delay(1), None);
         worker.hear(answer(5, 2), at(200));
-        assert_eq!(worker.look(running(7), at(200)), Wish::Look(at(200) + ROUND));
         assert_eq!(delay(1), Some(Duration::from_millis(150)));
+        assert_eq!(worker.look(running(7), at(200)), Wish::Look(at(200) + ROUND));
         // It began before it was seen at 50, and ended after 200.
         worker.look(running(7 + 190), at(250));
         assert_eq!(delay(1), Some(Duration::from_millis(190)));
@@ -398,11 +398,91 @@ mod tests {
         assert_eq!(worker.look(running(0), at(140)), Wish::Ask);
         worker.asked(at(140));
         let of_another_thread = Answer { thread: 2, ..answer(5, 13) };
-        assert_eq!(worker.hear(of_another_thread, at(150)), Verdict::Open);
+        worker.hear(of_another_thread, at(150));
+        let several = snapshot().several;
         assert_eq!(delay(13), None);
-        assert_eq!(worker.hear(answer(6, 12), at(160)), Verdict::SeveralTasks);
-        assert_eq!(worker.look(running(0), at(500)), Wish::Nothing);
+        worker.hear(answer(6, 12), at(160));
+        assert!(snapshot().several > several);
+        assert_eq!(worker.look(running(0), at(200)), Wish::Look(at(160) + LONG));
         assert_eq!((delay(11), delay(12)), (None, None));
+        // The second may turn out to be one.
+        for asked in [300, 340] {
+            assert_eq!(worker.look(running(0), at(asked)), Wish::Ask);
+            worker.asked(at(asked));
+            worker.hear(answer(6, 12), at(asked));
+        }
+        assert_eq!((delay(11), delay(12)), (None, Some(Duration::from_millis(180))));
+    }
+
+    /// A worker that the poll of task 5 holds since 0 ms, in the stack of this frame; its last answer came at 140 ms.
+    fn held(frame: usize, part: u32) -> Worker {
+        let mut worker = Worker::new(running(0), at(0));
+        for asked in [100, 140] {
+            assert_eq!(worker.look(running(0), at(asked)), Wish::Ask);
+            worker.asked(at(asked));
+            worker.hear(Answer { part, ..answer(5, frame) }, at(asked));
+        }
+        assert_eq!(delay(frame), Some(Duration::from_millis(140)));
+        worker
+    }
+
+    #[test]
+    fn a_held_worker_is_asked_again_and_later_polls_do_not_count_for_the_first_stack() {
+        for (first, same, next) in [
+            (21, answer(5, 22), answer(6, 23)),
+            // The same task, polled again.
+            (31, Answer { part: 3, ..answer(5, 32) }, Answer { part: 4, ..answer(5, 33) }),
+        ] {
+            let next_frame = next.frames[0];
+            let mut worker = held(first, same.part);
+            assert_eq!(worker.look(running(0), at(190)), Wish::Ask);
+            worker.asked(at(190));
+            assert!(worker.hold.is_asked());
+            worker.hear(same, at(190));
+            assert_eq!(worker.look(running(0), at(300)), Wish::Ask);
+            worker.asked(at(300));
+            worker.hear(next.clone(), at(300));
+            assert_eq!(delay(first), Some(Duration::from_millis(190)));
+            // That one is asked twice like any other.
+            assert_eq!(worker.look(running(0), at(310)), Wish::Look(at(400)));
+            for asked in [400, 420] {
+                assert_eq!(worker.look(running(0), at(asked)), Wish::Ask);
+                worker.asked(at(asked));
+                worker.hear(next.clone(), at(asked));
+            }
+            worker.look(running(450), at(450));
+            // It began between 190 and 300.
+            let wanted = (Duration::from_millis(190), Duration::from_millis(260));
+            assert_eq!((delay(first), delay(next_frame)), (Some(wanted.0), Some(wanted.1)));
+        }
+    }
+
+    #[test]
+    fn an_idle_runtime_is_looked_at_twice_a_second_and_one_that_runs_more_often() {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .build()
+            .expect("a runtime");
+        let mut watcher = Watcher::new(runtime.handle(), at(0));
+        let metrics = runtime.metrics();
+        let sleeps = || metrics.worker_park_unpark_count(0) % 2 == 1;
+        let until = |wanted: bool| {
+            while sleeps() != wanted {
+                thread::yield_now();
+            }
+        };
+        // The tasks of `Watcher::new` may run at first.
+        while runtime.metrics().num_alive_tasks() > 0 {
+            thread::yield_now();
+        }
+        until(true);
+        watcher.look(at(60_000));
+        assert_eq!(watcher.look(at(120_000)), IDLE_ROUND);
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        runtime.spawn(async move { ended.recv() });
+        until(false);
+        assert_eq!(watcher.look(at(121_000)), LONG);
+        drop(end);
     }
 
     #[test]

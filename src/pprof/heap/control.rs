@@ -1,6 +1,7 @@
 //! What has no safe interface: the mallctl names that steer sampling, and the hooks that tell of sampled objects.
 //!
-//! The hooks run inside `malloc` and `free`, on the thread that called them.
+//! In: an interval, and jemalloc's word of each sampled object. Out: the switches of jemalloc, and calls of [`labelled`].
+//! Never: an allocation, a panic or a wait in a hook: they run inside `malloc` and `free`, on the thread that called them.
 
 use std::ffi::{c_uint, c_void};
 

@@ -1,11 +1,11 @@
 //! Which labels sampled objects were allocated under. jemalloc's dump does not say; its hooks tell of each sampled object.
 //!
-//! In: sampled allocations and frees, told from inside `malloc`. Out: the labelled part of each stack. Never: an allocation
-//! or a panic, for the allocator waits; never more than a fixed table. What finds no room is counted, and its memory stays in
-//! the profile without labels.
+//! In: sampled allocations and frees, told from inside `malloc`. Out: the labelled part of each stack. Never: an allocation,
+//! a panic or a wait for a lock, for the allocator waits; never more than a fixed table. What finds no room, or the table in
+//! use, is counted; its memory stays in the profile without labels.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use super::super::labels::{self, Labels};
 
@@ -15,8 +15,12 @@ const GROUPS: usize = 1 << 12;
 /// Places looked at for one entry.
 const WINDOW: usize = 16;
 
-/// std's lock: it waits without allocating. Taken once per sample, so about once per 512 KiB allocated.
+/// Taken once per sample, so about once per 512 KiB allocated.
 static TABLE: Mutex<Table> = Mutex::new(Table::EMPTY);
+/// Samples and frees that found the table in use.
+static MISSED: AtomicU64 = AtomicU64::new(0);
+/// Tries of a hook to find the table free; another hook has it for less than a microsecond.
+const TRIES: u32 = 100;
 /// Whether the table ever had an entry: without labels, frees do not look at it.
 static USED: AtomicBool = AtomicBool::new(false);
 
@@ -55,7 +59,7 @@ const NO_GROUP: Group = Group { stack: 0, labels: Labels::NONE, bytes: 0, live: 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Known {
     pub groups: Vec<Group>,
-    /// Objects that found no room.
+    /// Objects that found no room, and what was missed while the table was in use.
     pub lost: u64,
 }
 
@@ -69,14 +73,28 @@ pub(super) fn sampled(address: usize, bytes: usize, frames: &[usize]) {
     USED.store(true, Ordering::Relaxed);
     let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
     let stack = stack_hash(frames.iter().map(|frame| u64::try_from(*frame).unwrap_or(0)));
-    table().sampled(address, Group { stack, labels, bytes, live: 0, all: 0 });
+    in_a_hook(&TABLE, &MISSED, |table| {
+        table.sampled(address, Group { stack, labels, bytes, live: 0, all: 0 });
+    });
 }
 
 /// A sampled object is about to be freed. Called inside `free`.
 pub(super) fn freed(address: usize) {
     if USED.load(Ordering::Relaxed) {
-        table().freed(address);
+        in_a_hook(&TABLE, &MISSED, |table| table.freed(address));
     }
+}
+
+/// Tells the table, or counts that it was in use: who has it may wait for this very thread's allocation.
+fn in_a_hook(table: &Mutex<Table>, missed: &AtomicU64, tell: impl FnOnce(&mut Table)) {
+    for _ in 0..TRIES {
+        match table.try_lock() {
+            Ok(mut table) => return tell(&mut table),
+            Err(TryLockError::Poisoned(table)) => return tell(&mut table.into_inner()),
+            Err(TryLockError::WouldBlock) => std::hint::spin_loop(),
+        }
+    }
+    missed.fetch_add(1, Ordering::Relaxed);
 }
 
 /// All that is known.
@@ -85,7 +103,7 @@ pub(super) fn known() -> Known {
     let mut groups = Vec::with_capacity(GROUPS);
     let table = table();
     groups.extend(table.groups.iter().filter(|group| group.bytes != 0));
-    Known { lost: table.lost, groups }
+    Known { lost: table.lost.saturating_add(MISSED.load(Ordering::Relaxed)), groups }
 }
 
 /// Forgets everything, as jemalloc does when its interval changes.
@@ -95,6 +113,7 @@ pub(super) fn forget() {
     table.objects.fill(NO_OBJECT);
     table.groups.fill(NO_GROUP);
     table.lost = 0;
+    MISSED.store(0, Ordering::Relaxed);
 }
 
 /// Of the addresses as the dump has them, leaf first.
@@ -199,6 +218,20 @@ mod tests {
         // An address that comes again without a free was freed unseen.
         table.sampled(2 * 4096, two);
         assert_eq!((live(&table, one), live(&table, two)), (Some((2, 4)), Some((7, 7))));
+    }
+
+    #[test]
+    fn a_hook_does_not_wait_for_the_table_but_counts_what_it_missed() {
+        static TABLE: Mutex<Table> = Mutex::new(Table::EMPTY);
+        let missed = AtomicU64::new(0);
+        let one = group(1, "a.rs:1", 64);
+        let in_use = TABLE.lock().expect("not poisoned");
+        in_a_hook(&TABLE, &missed, |table| table.sampled(4096, one));
+        in_a_hook(&TABLE, &missed, |table| table.freed(4096));
+        drop(in_use);
+        in_a_hook(&TABLE, &missed, |table| table.sampled(8192, one));
+        let live = live(&TABLE.lock().expect("not poisoned"), one);
+        assert_eq!((live, missed.into_inner()), (Some((1, 1)), 2));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::super::CaptureError;
 use super::super::labels;
 use super::super::ring::{Head, Poll, Ring};
 use super::walk::{registers, walk};
+use crate::signals::seats;
 
 /// Collected ten times a second: room for 200 busy threads at 99 Hz. 1.7 MB, made for the first capture and kept, since a
 /// late signal may still use it.
@@ -40,6 +41,11 @@ impl Sampling {
         ring.take_dropped();
         SAMPLING.store(true, Ordering::Release);
         Ok(Self(ring))
+    }
+
+    /// Installs the handler again where another profiler took the signal and gave it back.
+    pub(in crate::pprof) fn keep_handler(&self) -> Result<(), CaptureError> {
+        install_handler()
     }
 
     /// Takes the finished stacks.
@@ -71,8 +77,7 @@ impl Questions {
         Ok(Self(ANSWER_RING.get_or_init(|| Ring::new(ANSWERS))))
     }
 
-    /// Sends the question. The thread must have run a tokio runtime before: the handler reads tokio's thread-locals,
-    /// whose first use would allocate.
+    /// Sends the question. A thread that has not been seen as a worker answers with its stack alone.
     pub(in crate::pprof) fn ask(self, thread: i32) -> io::Result<()> {
         let info = Info {
             signal: libc::SIGPROF,
@@ -118,11 +123,6 @@ struct Info {
 const _: () = assert!(size_of::<Info>() == size_of::<libc::siginfo_t>());
 
 type Handler = extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void);
-
-/// Whether SIGPROF comes to our handler.
-pub(in crate::pprof) fn handler_is_ours() -> bool {
-    current_handler().is_ok_and(|handler| handler == on_sigprof as Handler as libc::sighandler_t)
-}
 
 fn current_handler() -> io::Result<libc::sighandler_t> {
     // SAFETY: all zeroes is a valid `sigaction`: the default action, no flags, an empty mask.
@@ -186,10 +186,15 @@ extern "C" fn on_sigprof(_: libc::c_int, info: *mut libc::siginfo_t, context: *m
     unsafe { *libc::__errno_location() = errno };
 }
 
-/// What the interrupted worker polls. Both are loads from tokio's thread-local, which a worker has set up.
+/// What the interrupted worker polls. Both are loads from tokio's thread-local, whose first use on a thread allocates: a
+/// thread that did not set it up before is not asked.
 fn poll_here() -> Option<Poll> {
+    if !seats::tokio_ran_here() {
+        return None;
+    }
     let worker = u32::try_from(tokio::runtime::worker_index()?).ok()?;
-    Some(Poll { worker, task: tokio::task::try_id().map_or(0, number) })
+    let (task, part) = (tokio::task::try_id().map_or(0, number), labels::current_poll());
+    Some(Poll { worker, task, part })
 }
 
 /// tokio hands out the number of a task only to hashers.
@@ -260,6 +265,7 @@ impl Drop for ThreadTimer {
 mod tests {
     use std::hint::black_box;
 
+    use super::super::super::sampler::{Pace, Subscription};
     use super::super::this_thread;
     use super::*;
 
@@ -296,6 +302,54 @@ mod tests {
         // SAFETY: `raise` has no preconditions; the handler is installed.
         assert_eq!(unsafe { libc::raise(libc::SIGPROF) }, 0);
         assert!(answers().is_empty());
+    }
+
+    #[test]
+    fn a_thread_that_tokio_never_ran_on_answers_without_asking_tokio() {
+        let answer = std::thread::spawn(|| (poll_here(), seats::tokio_ran_here()));
+        assert_eq!(answer.join().expect("it ends"), (None, false));
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .build()
+            .expect("a runtime");
+        let (wish, answer) = std::sync::mpsc::channel();
+        runtime.spawn(async move {
+            let before = poll_here();
+            seats::note_if_new();
+            wish.send((before, poll_here())).expect("the test waits");
+        });
+        let (before, after) = answer.recv().expect("it ends");
+        assert_eq!((before, after.map(|poll| poll.worker)), (None, Some(0)));
+    }
+
+    #[test]
+    fn the_signal_comes_back_after_another_profiler_had_it() {
+        super::super::in_its_own_process("pprof::sys::signals::tests::own_process_two_profilers");
+    }
+
+    extern "C" fn another_profiler(_: libc::c_int) {}
+
+    #[test]
+    #[ignore = "run by the test above, in a process of its own: the handler is the process's"]
+    fn own_process_two_profilers() {
+        let always_on = Subscription::start(Pace::Background).expect("no other profiler here");
+        let set = |handler: libc::sighandler_t| {
+            // SAFETY: the handler does nothing, or there is none.
+            assert_ne!(unsafe { libc::signal(libc::SIGPROF, handler) }, libc::SIG_ERR);
+        };
+        set(another_profiler as extern "C" fn(libc::c_int) as libc::sighandler_t);
+        let refused = Subscription::start(Pace::Prompt);
+        assert!(matches!(refused, Err(CaptureError::CpuInUse)), "{refused:?}");
+        set(libc::SIG_IGN);
+        let capture = Subscription::start(Pace::Prompt).expect("it was given back");
+        let end = super::super::thread_cpu_time() + Duration::from_millis(200);
+        while super::super::thread_cpu_time() < end {
+            below(20, &mut || {});
+        }
+        for subscription in [always_on, capture] {
+            let samples: u64 = subscription.take().stacks.values().sum();
+            assert!(samples >= 10, "{samples}");
+        }
     }
 
     #[test]

@@ -435,7 +435,7 @@ pub const AGENT_PROFILE_SAMPLES_LOST: Family = Family {
     name: "headroom_agent_profile_samples_lost_total",
     kind: FamilyKind::Counter,
     labels: &["reason"],
-    help: "CPU samples that no profile has (ring_full, stacks_full, no_timer) or that are not whole (callers_unknown, stack_cut)",
+    help: "CPU samples that no profile has (ring_full, stacks_full, no_timer, thread_unseen) or that are not whole (callers_unknown, stack_cut, walk_broken, untraced)",
     source: "the CPU sampler",
 };
 

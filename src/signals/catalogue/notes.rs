@@ -232,7 +232,7 @@ pub const NOTES: &[Note] = &[
     ),
     note(
         "headroom_agent_profile_samples_lost_total",
-        "Over 0: a profile shows less than the whole, and its comments say so. `ring_full` and `stacks_full` are lack of room, `no_timer` a limit of pending signals, `callers_unknown` and `stack_cut` samples whose stack is not whole.",
+        "Over 0: a profile shows less than the whole, and its comments say so. `ring_full` and `stacks_full` are lack of room, `no_timer` a limit of pending signals or over 1024 threads, `thread_unseen` CPU time of threads that ended before they were looked at; of `callers_unknown`, `stack_cut` and `walk_broken` the stack is not whole, of `untraced` the trace is missing.",
         "`callers_unknown` grows in code built without frame pointers (`-C force-frame-pointers=yes`); its CPU time is still right.",
     ),
     note(
