@@ -78,6 +78,12 @@ impl Collectors {
         self.workers.tick(self.runtime.active_workers());
     }
 
+    /// Whether the runtime had next to nothing to do between the last two ticks.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.runtime.is_idle()
+    }
+
     /// Reads everything now, for what was not there and why.
     #[must_use]
     pub fn reasons(&mut self, now: Now) -> SourceReasons {

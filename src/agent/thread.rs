@@ -24,6 +24,8 @@ use crate::time::Clock;
 
 /// Between two samples of the workers.
 const TICK: Duration = Duration::from_secs(1);
+/// Of an idle service every so many seconds are one slice of the ring: reading everything costs more than the service does.
+const IDLE_TICKS_PER_SLICE: u32 = 5;
 /// The agent's own loop counts as stuck after this: a throttled pod may come round late.
 const MAX_SILENCE: Duration = Duration::from_secs(30);
 /// For blocking work of routes when the thread ends.
@@ -110,17 +112,30 @@ async fn tick(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // The first tick is immediate; the collectors have just been started.
     ticks.tick().await;
+    let mut idle_ticks = 0_u32;
     loop {
         ticks.tick().await;
+        beat.beat();
         let now = clock.now();
+        http_layer.tick(now.monotonic);
+        // Whoever scrapes may hold them for as long as the kernel's files take.
+        let ticked = collectors.try_lock().map(|mut collectors| {
+            collectors.tick(now);
+            collectors.is_idle()
+        });
+        idle_ticks = if ticked == Some(true) { idle_ticks.wrapping_add(1) } else { 0 };
+        if idle_ticks % IDLE_TICKS_PER_SLICE != 0 {
+            continue;
+        }
         let watched = collectors.clone();
         // Reads files of the kernel: not on the thread that answers probes.
         let read = tokio::task::spawn_blocking(move || {
             let mut collectors = watched.lock();
-            collectors.tick(now);
+            if ticked.is_none() {
+                collectors.tick(now);
+            }
             collectors.collect(now)
         });
-        http_layer.tick(now.monotonic);
         match read.await {
             Ok(snapshot) => evidence.tick(now, &snapshot, &http_layer.totals()),
             Err(error) => {
@@ -128,7 +143,6 @@ async fn tick(
                 tracing::error!(error, "reading the signals panicked");
             }
         }
-        beat.beat();
     }
 }
 
