@@ -173,12 +173,14 @@ async fn compare(pairs: usize, requests: usize) -> Result<()> {
     }
     for (mode, ratios) in ["agent", "agent and ring (99 Hz)"].iter().zip(&mut ratios) {
         ratios.sort_by(f64::total_cmp);
-        let at = |share: f64| ratios[((ratios.len() - 1) as f64 * share).round() as usize];
+        let last = ratios.len() - 1;
+        // Of 20 pairs one in 20 on either side is left out.
+        let at = |twentieth: usize| ratios[last * twentieth / 20];
         report(&format!(
             "{mode}: median ratio {:.4}, middle 90 % from {:.4} to {:.4}, {} pairs",
-            at(0.5),
-            at(0.05),
-            at(0.95),
+            at(10),
+            at(1),
+            at(19),
             ratios.len()
         ));
     }

@@ -105,6 +105,7 @@ pub(super) enum Subject {
     /// This process's: its CPU samples, its memory, and the tasks of that runtime.
     Itself(pprof::Service, Handle),
     /// That of a process beside this one, which serves profiles of its own, or none.
+    #[cfg_attr(not(feature = "adapter"), expect(dead_code, reason = "only the sidecar has one"))]
     Neighbour(Arc<dyn NeighbourProfiles>),
 }
 

@@ -124,7 +124,7 @@ async fn tick(
             collectors.is_idle()
         });
         idle_ticks = if ticked == Some(true) { idle_ticks.wrapping_add(1) } else { 0 };
-        if idle_ticks % IDLE_TICKS_PER_SLICE != 0 {
+        if !idle_ticks.is_multiple_of(IDLE_TICKS_PER_SLICE) {
             continue;
         }
         let watched = collectors.clone();

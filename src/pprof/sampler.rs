@@ -249,6 +249,7 @@ pub(crate) enum Pace {
     /// Somebody waits for the profile.
     Prompt,
     /// The sampler runs for good and must cost next to nothing while the process is idle.
+    #[cfg(feature = "agent")]
     Background,
 }
 

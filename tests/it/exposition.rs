@@ -82,7 +82,8 @@ async fn agent() -> Result<Agent> {
     let queue = prometheus::IntCounter::new("jobs_total", "Jobs")?;
     let waits = prometheus::HistogramOpts::new("wait_seconds", "Waits").buckets(vec![0.5, 1.0]);
     let waits = prometheus::Histogram::with_opts(waits)?;
-    (queue.inc_by(3), waits.observe(0.7));
+    queue.inc_by(3);
+    waits.observe(0.7);
     agent.registry().register(Box::new(queue))?;
     agent.registry().register(Box::new(waits))?;
     let answer = async |Path(millis): Path<u64>| {
@@ -143,7 +144,7 @@ fn native_and_classic_buckets_agree_by_prometheus_own_bounds() {
         for native in natives {
             ensure!(native.name == DURATION && native.schema == 3, "{native:?}");
             let sums: f64 = native.buckets.iter().map(|bucket| bucket.count).sum();
-            ensure!(sums as u64 == native.count, "{native:?}");
+            ensure!((sums - native.count as f64).abs() < 0.5, "{native:?}");
             let classic = entries.iter().filter(|entry| {
                 let of_series =
                     |(name, value)| name == "le" || native.labels.get(name) == Some(value);

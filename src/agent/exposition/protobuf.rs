@@ -306,7 +306,9 @@ mod tests {
         let options = prometheus::HistogramOpts::new("wait_seconds", "Waits");
         let waits = prometheus::Histogram::with_opts(options.buckets(vec![0.5, 1.0]));
         let waits = waits.expect("valid options");
-        (jobs.inc_by(3), depth.set(-2), waits.observe(0.7));
+        jobs.inc_by(3);
+        depth.set(-2);
+        waits.observe(0.7);
         registry.register(Box::new(jobs)).expect("a new name");
         registry.register(Box::new(depth)).expect("a new name");
         registry.register(Box::new(waits)).expect("a new name");
