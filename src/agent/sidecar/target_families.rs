@@ -320,7 +320,7 @@ mod tests {
             "a 1\nb 1 1 # {} 1\n",
             "a 1\n# TYPE b frob\n",
             "a 1\n<html>\n",
-            // Found by fuzzing: the adapter refuses these, and with them all signals of the pod.
+            // The adapter refuses these, and with them all signals of the pod. All but the last were found by fuzzing.
             "a 1\n# HELP b\" x\n",
             "a 1\n# HELP \u{c} b\n",
             "a 1\nb\r3\n",
