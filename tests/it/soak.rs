@@ -90,9 +90,16 @@ impl Soak {
             let pinned = self.ask(format!("{captures}?before=5&after=1"), reqwest::Method::POST);
             let outcome = async {
                 let pinned: Value = serde_json::from_slice(&pinned.await?)?;
-                sleep(Duration::from_secs(3)).await;
                 let id = pinned["id"].as_u64().context("no id")?;
+                // Encoding waits for its turn behind all the profiles that are asked for.
+                eventually(DEADLOCK, "the files of a capture", async || {
+                    let one = self.ask(format!("{captures}/{id}"), reqwest::Method::GET).await?;
+                    let one: Value = serde_json::from_slice(&one)?;
+                    Ok(one["files"].as_array().filter(|files| !files.is_empty()).map(drop))
+                })
+                .await?;
                 self.ask(format!("{captures}/{id}/profile"), reqwest::Method::GET).await?;
+                sleep(Duration::from_secs(1)).await;
                 self.ask(format!("{captures}/{id}"), reqwest::Method::DELETE).await
             };
             if let Err(error) = outcome.await {
