@@ -92,12 +92,16 @@ impl Soak {
                 let pinned: Value = serde_json::from_slice(&pinned.await?)?;
                 let id = pinned["id"].as_u64().context("no id")?;
                 // Encoding waits for its turn behind all the profiles that are asked for.
-                eventually(DEADLOCK, "the files of a capture", async || {
+                let deadline = Instant::now() + DEADLOCK;
+                loop {
                     let one = self.ask(format!("{captures}/{id}"), reqwest::Method::GET).await?;
                     let one: Value = serde_json::from_slice(&one)?;
-                    Ok(one["files"].as_array().filter(|files| !files.is_empty()).map(drop))
-                })
-                .await?;
+                    if one["files"].as_array().is_some_and(|files| !files.is_empty()) {
+                        break;
+                    }
+                    ensure!(Instant::now() < deadline, "capture {id} was never encoded");
+                    sleep(Duration::from_millis(200)).await;
+                }
                 self.ask(format!("{captures}/{id}/profile"), reqwest::Method::GET).await?;
                 sleep(Duration::from_secs(1)).await;
                 self.ask(format!("{captures}/{id}"), reqwest::Method::DELETE).await
