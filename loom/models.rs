@@ -95,7 +95,7 @@ fn head(stack: u32) -> Head {
         thread: i32::try_from(stack).expect("models have few stacks"),
         weight: 1,
         labels: Labels { endpoint: name, task: name, trace },
-        poll: Some(Poll { worker: stack, task: u64::from(stack) }),
+        poll: Some(Poll { worker: stack, task: u64::from(stack), part: stack }),
     }
 }
 
