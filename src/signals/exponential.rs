@@ -84,7 +84,7 @@ const fn shifted_bound(step: usize) -> u64 {
     ((nanoseconds << nanoseconds.leading_zeros()) >> 64) as u64
 }
 
-#[inline]
+#[inline(always)]
 const fn slice_of(shifted: u64) -> usize {
     (shifted >> (63 - SLICE_BITS)) as usize % SLICES
 }
@@ -99,7 +99,7 @@ const BELOW: usize = {
 
 /// The place of a duration among the counts: how many bounds it is over. Without a branch, since neighbouring requests fall
 /// into different buckets, and without floating point, whose division takes longer than all the rest.
-#[inline]
+#[inline(always)]
 fn position(nanoseconds: u64) -> usize {
     let zeros = (nanoseconds | 1).leading_zeros();
     let shifted = nanoseconds << zeros;
@@ -120,7 +120,7 @@ fn upper_bound(position: usize) -> f64 {
 /// Nearly all requests take under a second, so the processor guesses right, and does not wait for a product before it knows
 /// where to count: 8.3 ns a record with the product always, 2.6 with the guess. The call keeps it a guess: a conditional move
 /// would wait again.
-#[inline]
+#[inline(always)]
 fn nanoseconds(duration: Duration) -> u64 {
     if duration.as_secs() == 0 { u64::from(duration.subsec_nanos()) } else { many(duration) }
 }
@@ -160,7 +160,7 @@ pub struct Histogram(Sharded<Counts<POSITIONS>>);
 
 impl Histogram {
     /// Counts one duration: two additions on lines that this thread has alone, or shares with few.
-    #[inline]
+    #[inline(always)]
     pub fn record(&self, duration: Duration) {
         let nanoseconds = nanoseconds(duration);
         let (own, writers) = self.0.own();

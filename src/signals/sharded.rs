@@ -36,7 +36,7 @@ impl<T> Default for Sharded<T> {
 
 impl<T: Default> Sharded<T> {
     /// The copy of the calling thread. All writes to one copy go through [`Writers::add`], or all are atomic additions.
-    #[inline]
+    #[inline(always)]
     pub fn own(&self) -> (&T, Writers) {
         let seat = own_seat();
         let shard = &self.shards[seat % MAX_SHARDS];
@@ -72,7 +72,7 @@ impl Drop for Lease {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn own_seat() -> usize {
     match OWN.get() {
         UNASSIGNED => assign(),

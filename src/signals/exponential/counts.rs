@@ -25,7 +25,7 @@ impl<const BUCKETS: usize> Default for Counts<BUCKETS> {
 
 impl<const BUCKETS: usize> Counts<BUCKETS> {
     /// Counts one duration.
-    #[inline]
+    #[inline(always)]
     pub(super) fn record(&self, writers: Writers, bucket: usize, nanoseconds: u64) {
         writers.add(&self.buckets[bucket], 1);
         writers.add(&self.sum_nanoseconds, nanoseconds);

@@ -32,7 +32,7 @@ impl Writers {
     }
 
     /// Adds to a number of the copy; wraps around.
-    #[inline]
+    #[inline(always)]
     pub fn add(self, number: &AtomicU64, more: u64) {
         match self {
             Self::Alone => {
