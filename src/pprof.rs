@@ -30,6 +30,8 @@ mod threads;
 
 #[cfg(feature = "agent")]
 pub(crate) use cpu::encode_slices as encode_cpu;
+#[cfg(feature = "agent")]
+pub(crate) use endpoints::failure;
 pub use endpoints::routes;
 pub use sampler::samples_lost;
 #[cfg(feature = "agent")]

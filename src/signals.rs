@@ -37,6 +37,7 @@ pub mod workers;
 
 pub use catalogue::{CATALOGUE, Family, FamilyKind};
 pub use snapshot::{Reading, Snapshot, Unavailable};
+pub(crate) use sys::read_clock;
 
 /// Every collector of this process, each with the state it needs between two readings.
 #[derive(Debug)]

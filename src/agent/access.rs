@@ -16,10 +16,12 @@ use axum::extract::{ConnectInfo, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use futures::future::BoxFuture;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
+
+use crate::pprof::failure;
 
 #[cfg(feature = "adapter")]
 mod token_review;
@@ -167,7 +169,7 @@ async fn refuse(gate: &Gate, head: &Parts) -> Option<Response> {
         let is_local = peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback());
         let is_passed_on = PASSED_ON.iter().any(|name| head.headers.contains_key(name));
         return (access == Access::Change && (!is_local || is_passed_on)).then(|| {
-            refusal(
+            failure(
                 StatusCode::FORBIDDEN,
                 "this changes the agent's state: without a token it is allowed from loopback only, and \
                  not to web pages or through proxies; give the agent a token file",
@@ -181,9 +183,9 @@ async fn refuse(gate: &Gate, head: &Parts) -> Option<Response> {
         Some(Verdict::Allowed) => None,
         Some(Verdict::Unknown) => Some(unauthorized("the bearer token is not valid here")),
         Some(Verdict::Forbidden) => {
-            Some(refusal(StatusCode::FORBIDDEN, "the holder of this token may not do this"))
+            Some(failure(StatusCode::FORBIDDEN, "the holder of this token may not do this"))
         }
-        None => Some(refusal(StatusCode::SERVICE_UNAVAILABLE, "the token could not be judged")),
+        None => Some(failure(StatusCode::SERVICE_UNAVAILABLE, "the token could not be judged")),
     }
 }
 
@@ -200,15 +202,10 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 }
 
 fn unauthorized(why: &'static str) -> Response {
-    let mut response = refusal(StatusCode::UNAUTHORIZED, why);
+    let mut response = failure(StatusCode::UNAUTHORIZED, why);
     let challenge = header::HeaderValue::from_static("Bearer");
     response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
     response
-}
-
-/// With the header that makes `go tool pprof` print the sentence.
-fn refusal(status: StatusCode, why: &'static str) -> Response {
-    (status, [("x-go-pprof", "1")], why).into_response()
 }
 
 #[cfg(test)]

@@ -192,7 +192,7 @@ impl Evidence {
                 values.extend(tasks_by_site());
             }
             let since = std::mem::replace(&mut state.former, now.wall);
-            let slice = Arc::new(Slice { since, until: now, cpu, values });
+            let slice = Arc::new(Slice::new(since, now, cpu, values));
             state.ring.push(slice.clone());
             work.extend(state.captures.add(&slice));
             for reason in state.rules.fired(&slice) {

@@ -296,7 +296,7 @@ fn failed(error: &CaptureError) -> Response {
 }
 
 /// `go tool pprof` shows the body only beside this header.
-fn failure(status: StatusCode, why: &str) -> Response {
+pub(crate) fn failure(status: StatusCode, why: &str) -> Response {
     let go = (GO_PPROF, HeaderValue::from_static("1"));
     (status, [NOSNIFF, PLAIN, go], format!("{why}\n")).into_response()
 }

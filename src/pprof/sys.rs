@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use tikv_jemalloc_ctl::raw;
 
+use crate::signals::read_clock;
+
 pub(super) mod signals;
 mod walk;
 
@@ -71,16 +73,6 @@ pub(super) fn this_thread() -> i32 {
 /// The kernel's encoding of "CPU clock of that thread": `CPUCLOCK_PERTHREAD_MASK | CPUCLOCK_SCHED`.
 const fn cpu_clock(thread: i32) -> libc::clockid_t {
     (!thread << 3) | 6
-}
-
-fn read_clock(clock: libc::clockid_t) -> Option<Duration> {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is valid for writes.
-    let status = unsafe { libc::clock_gettime(clock, &raw mut time) };
-    if status != 0 {
-        return None;
-    }
-    Some(Duration::new(u64::try_from(time.tv_sec).ok()?, u32::try_from(time.tv_nsec).ok()?))
 }
 
 /// Runs that ignored test in a process of its own, and fails if it fails.

@@ -3,10 +3,9 @@
 //! In: `/proc/self/task`. Out: how many threads of each name are alive. Never: who created them: Linux does not keep that.
 //! Go counts every thread ever created; these are the ones there are.
 
-use std::fs;
-
 use super::counts::{Counts, Group};
 use super::profile::Meaning;
+use super::sampler::{thread_name, threads_of_process};
 use super::symbols::Function;
 
 /// As Go's.
@@ -20,18 +19,13 @@ pub(super) const MEANING: Meaning = Meaning {
 /// The live threads. A thread without a readable name counts as `?`.
 pub(super) fn counts() -> Counts {
     let mut counts = Counts::now();
-    for thread in fs::read_dir("/proc/self/task").into_iter().flatten().flatten() {
-        let name = fs::read_to_string(thread.path().join("comm")).unwrap_or_default();
-        let name = match name.trim_end() {
-            "" => "?",
+    for thread in threads_of_process() {
+        let name = match thread_name(thread) {
+            unreadable if unreadable.is_empty() => "?".to_owned(),
             name => name,
         };
-        let frame = Function {
-            name: name.to_owned(),
-            system_name: name.to_owned(),
-            file: String::new(),
-            line: 0,
-        };
+        let frame =
+            Function { name: name.clone(), system_name: name, file: String::new(), line: 0 };
         counts.add(Group { frames: vec![frame], ..Group::default() }, &[1]);
     }
     counts

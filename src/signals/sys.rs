@@ -28,7 +28,8 @@ pub(super) fn cpu_time_of(pid: i32) -> Option<Duration> {
     if status == 0 { read_clock(clock) } else { None }
 }
 
-fn read_clock(clock: libc::clockid_t) -> Option<Duration> {
+/// A clock of the kernel; `None` if there is no such clock, or no longer.
+pub(crate) fn read_clock(clock: libc::clockid_t) -> Option<Duration> {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is a valid timespec that outlives the call.
     let status = unsafe { libc::clock_gettime(clock, &raw mut time) };

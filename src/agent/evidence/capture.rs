@@ -62,7 +62,11 @@ impl Capture {
     /// Of its files, and of the slices that it holds beside the ring.
     fn bytes(&self) -> usize {
         let files: usize = self.files.iter().map(|file| file.content.len()).sum();
-        files + self.slices.iter().map(|slice| slice.bytes()).sum::<usize>()
+        files + self.slice_bytes()
+    }
+
+    fn slice_bytes(&self) -> usize {
+        self.slices.iter().map(|slice| slice.bytes).sum()
     }
 }
 
@@ -109,8 +113,7 @@ impl Captures {
         for capture in &mut self.all {
             let Collects::Until(end) = capture.collects else { continue };
             capture.slices.push(slice.clone());
-            let is_full =
-                capture.slices.iter().map(|slice| slice.bytes()).sum::<usize>() > MAX_SLICE_BYTES;
+            let is_full = capture.slice_bytes() > MAX_SLICE_BYTES;
             if is_full {
                 tracing::warn!(id = capture.id, "a capture ends early: it holds as much as it may");
             }

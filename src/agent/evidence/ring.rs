@@ -32,6 +32,8 @@ pub(in crate::agent) struct Slice {
     pub(in crate::agent) until: Now,
     pub(in crate::agent) cpu: CpuSlice,
     pub(in crate::agent) values: Vec<SliceValue>,
+    /// What it takes in memory, its shared parts included.
+    pub(super) bytes: usize,
 }
 
 /// One series at the end of a slice.
@@ -44,11 +46,16 @@ pub(in crate::agent) struct SliceValue {
 }
 
 impl Slice {
-    /// What it takes in memory, its shared parts included.
-    pub(super) fn bytes(&self) -> usize {
-        let values: usize =
-            self.values.iter().map(|value| size_of::<SliceValue>() + value.labels.len()).sum();
-        size_of::<Self>() + self.cpu.bytes() + values
+    pub(super) fn new(
+        since: Timestamp,
+        until: Now,
+        cpu: CpuSlice,
+        values: Vec<SliceValue>,
+    ) -> Self {
+        let values_bytes: usize =
+            values.iter().map(|value| size_of::<SliceValue>() + value.labels.len()).sum();
+        let bytes = size_of::<Self>() + cpu.bytes() + values_bytes;
+        Self { since, until, cpu, values, bytes }
     }
 }
 
@@ -56,7 +63,7 @@ impl Slice {
 #[derive(Debug)]
 pub(super) struct EvidenceRing {
     limits: RingLimits,
-    slices: VecDeque<(usize, Arc<Slice>)>,
+    slices: VecDeque<Arc<Slice>>,
     bytes: usize,
 }
 
@@ -68,15 +75,14 @@ impl EvidenceRing {
     /// Adds the newest slice; one that is larger than the ring alone is not kept.
     pub(super) fn push(&mut self, slice: Arc<Slice>) {
         let now = slice.until.monotonic;
-        let bytes = slice.bytes();
-        self.bytes += bytes;
-        self.slices.push_back((bytes, slice));
-        while let Some((bytes, oldest)) = self.slices.front() {
+        self.bytes += slice.bytes;
+        self.slices.push_back(slice);
+        while let Some(oldest) = self.slices.front() {
             let outdated = now.since(oldest.until.monotonic) >= self.limits.window;
             if !outdated && self.bytes <= self.limits.bytes {
                 break;
             }
-            self.bytes -= bytes;
+            self.bytes -= oldest.bytes;
             self.slices.pop_front();
         }
     }
@@ -84,7 +90,7 @@ impl EvidenceRing {
     /// The slices that end within `before` of `now`.
     pub(super) fn last(&self, before: Duration, now: Now) -> Vec<Arc<Slice>> {
         let within = |slice: &&Arc<Slice>| now.monotonic.since(slice.until.monotonic) < before;
-        self.slices.iter().map(|(_, slice)| slice).filter(within).cloned().collect()
+        self.slices.iter().filter(within).cloned().collect()
     }
 
     /// How many slices there are.

@@ -24,6 +24,7 @@ use serde_json::{Value, json};
 
 use super::capture::{Capture, File};
 use super::{Evidence, Window};
+use crate::pprof::failure;
 
 const MAX_AFTER_SECONDS: u64 = 300;
 const MAX_REASON_BYTES: usize = 500;
@@ -72,14 +73,14 @@ async fn pin(
 ) -> Response {
     let PinParameters { before, after, reason } = parameters;
     if reason.len() > MAX_REASON_BYTES {
-        return refusal(StatusCode::BAD_REQUEST, "the reason is longer than 500 bytes");
+        return failure(StatusCode::BAD_REQUEST, "the reason is longer than 500 bytes");
     }
     let default = Window::default();
     let seconds = |given: Option<u64>, default| given.map_or(default, Duration::from_secs);
     let window =
         Window { before: seconds(before, default.before), after: seconds(after, default.after) };
     if window.after > Duration::from_secs(MAX_AFTER_SECONDS) {
-        return refusal(StatusCode::BAD_REQUEST, "after is more than 300 seconds");
+        return failure(StatusCode::BAD_REQUEST, "after is more than 300 seconds");
     }
     let reason = if reason.is_empty() { "asked for".to_owned() } else { reason };
     let id = evidence.pin(reason, window);
@@ -113,10 +114,8 @@ async fn file(
         return match tokio::task::spawn_blocking(move || shared.recent(before, &name)).await {
             Ok(None) => found(None),
             Ok(Some(Ok(file))) => found(Some(file)),
-            Ok(Some(Err(why))) => {
-                (StatusCode::SERVICE_UNAVAILABLE, [("x-go-pprof", "1")], why).into_response()
-            }
-            Err(_) => refusal(StatusCode::INTERNAL_SERVER_ERROR, "the capture was not encoded"),
+            Ok(Some(Err(why))) => failure(StatusCode::SERVICE_UNAVAILABLE, &why),
+            Err(_) => failure(StatusCode::INTERNAL_SERVER_ERROR, "the capture was not encoded"),
         };
     }
     let state = evidence.0.state.lock();
@@ -128,7 +127,7 @@ async fn file(
 
 fn found(file: Option<File>) -> Response {
     let Some(File { name, content }) = file else {
-        return refusal(StatusCode::NOT_FOUND, "the capture has no such file");
+        return failure(StatusCode::NOT_FOUND, "the capture has no such file");
     };
     let kind =
         if name.ends_with(".json") { "application/json" } else { "application/octet-stream" };
@@ -137,12 +136,7 @@ fn found(file: Option<File>) -> Response {
 }
 
 fn unknown_capture() -> Response {
-    refusal(StatusCode::NOT_FOUND, "there is no such capture; /debug/headroom/capture lists them")
-}
-
-/// As the profiles do, so that `go tool pprof` prints the sentence.
-fn refusal(status: StatusCode, why: &'static str) -> Response {
-    (status, [("x-go-pprof", "1")], why).into_response()
+    failure(StatusCode::NOT_FOUND, "there is no such capture; /debug/headroom/capture lists them")
 }
 
 /// A capture as JSON, without the content of its files.

@@ -19,7 +19,7 @@ fn slice(second: u64, values: &[(&'static str, f64)]) -> Arc<Slice> {
     };
     let values = values.iter().map(value).collect();
     let since = at(second.saturating_sub(1)).wall;
-    Arc::new(Slice { since, until: at(second), cpu: CpuSlice::default(), values })
+    Arc::new(Slice::new(since, at(second), CpuSlice::default(), values))
 }
 
 fn seconds(slices: &[Arc<Slice>]) -> Vec<u64> {

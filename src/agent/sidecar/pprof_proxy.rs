@@ -8,13 +8,14 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Redirect, Response};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::response::{Redirect, Response};
 use axum::routing::{any, get};
 use http_body_util::{BodyExt as _, Limited};
 
 use super::Sidecar;
 use super::target_client::authorization;
+use crate::pprof::failure;
 use crate::telemetry::error_chain;
 
 const PREFIX: &str = "/debug/pprof/";
@@ -26,8 +27,6 @@ const MARGIN: Duration = Duration::from_secs(30);
 const MAX_REQUEST_BYTES: usize = 1 << 20;
 /// What Go captures for when the request names no seconds.
 const DEFAULT_PROFILE_SECONDS: f64 = 30.0;
-
-const GO_PPROF: HeaderName = HeaderName::from_static("x-go-pprof");
 
 /// Headers of an answer that belong to its connection, and not to whoever asked us (RFC 9110, 7.6.1).
 const HOP_BY_HOP: [HeaderName; 5] = [
@@ -49,25 +48,25 @@ pub(super) fn routes(sidecar: Sidecar) -> Router {
 async fn forward(State(sidecar): State<Sidecar>, request: Request) -> Response {
     let config = sidecar.config();
     let Some(base) = &config.target.pprof else {
-        return refusal(
+        return failure(
             StatusCode::NOT_FOUND,
             "this sidecar knows no profiles of its service: set agent.target.pprof (HEADROOM_AGENT_TARGET_PPROF)",
         );
     };
     let Some(name) = request.uri().path().strip_prefix(PREFIX).filter(|name| is_plain(name)) else {
-        return refusal(StatusCode::NOT_FOUND, "Unknown profile");
+        return failure(StatusCode::NOT_FOUND, "Unknown profile");
     };
     let query = request.uri().query().unwrap_or_default();
     let seconds = match seconds(name, query) {
         Ok(seconds) => seconds,
-        Err(why) => return refusal(StatusCode::BAD_REQUEST, &why),
+        Err(why) => return failure(StatusCode::BAD_REQUEST, &why),
     };
     let base = base.to_string();
     let separator = if query.is_empty() { "" } else { "?" };
     let url = format!("{}/{name}{separator}{query}", base.trim_end_matches('/'));
     let mut headers = match authorization(&config.target) {
         Ok(headers) => headers,
-        Err(error) => return refusal(StatusCode::BAD_GATEWAY, &error_chain(&error)),
+        Err(error) => return failure(StatusCode::BAD_GATEWAY, &error_chain(&error)),
     };
     for name in [header::ACCEPT, header::CONTENT_TYPE] {
         if let Some(value) = request.headers().get(&name) {
@@ -77,7 +76,7 @@ async fn forward(State(sidecar): State<Sidecar>, request: Request) -> Response {
     let method = request.method().clone();
     let body = match Limited::new(request.into_body(), MAX_REQUEST_BYTES).collect().await {
         Ok(body) => body.to_bytes(),
-        Err(_) => return refusal(StatusCode::PAYLOAD_TOO_LARGE, "the request is too long"),
+        Err(_) => return failure(StatusCode::PAYLOAD_TOO_LARGE, "the request is too long"),
     };
     let deadline = Duration::from_secs_f64(seconds) + MARGIN;
     match sidecar.client().forward(method, &url, headers, body.into(), deadline).await {
@@ -90,7 +89,7 @@ async fn forward(State(sidecar): State<Sidecar>, request: Request) -> Response {
             } else {
                 StatusCode::BAD_GATEWAY
             };
-            refusal(status, &format!("no answer from {base} (agent.target.pprof): {why}"))
+            failure(status, &format!("no answer from {base} (agent.target.pprof): {why}"))
         }
     }
 }
@@ -132,16 +131,6 @@ fn seconds(name: &str, query: &str) -> Result<f64, String> {
         return Err(format!("invalid value for \"seconds\" - must be at most {MAX_SECONDS}"));
     }
     Ok(seconds)
-}
-
-/// `go tool pprof` shows the body only beside X-Go-Pprof.
-fn refusal(status: StatusCode, why: &str) -> Response {
-    let headers = [
-        (GO_PPROF, HeaderValue::from_static("1")),
-        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
-        (header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8")),
-    ];
-    (status, headers, format!("{why}\n")).into_response()
 }
 
 #[cfg(test)]
