@@ -37,6 +37,8 @@ pub mod workers;
 
 pub use catalogue::{CATALOGUE, Family, FamilyKind};
 pub use snapshot::{Reading, Snapshot, Unavailable};
+#[cfg(feature = "agent")]
+pub(crate) use sys::process_cpu_time;
 pub(crate) use sys::read_clock;
 
 /// Every collector of this process, each with the state it needs between two readings.
@@ -77,12 +79,6 @@ impl Collectors {
         self.runtime.tick(now);
         self.canary.tick(self.runtime.is_saturated());
         self.workers.tick(self.runtime.active_workers());
-    }
-
-    /// Whether the runtime had next to nothing to do between the last two ticks.
-    #[must_use]
-    pub fn is_idle(&self) -> bool {
-        self.runtime.is_idle()
     }
 
     /// Reads everything now, for what was not there and why.

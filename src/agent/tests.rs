@@ -324,3 +324,33 @@ async fn the_services_own_readiness_is_served() {
     warm.ready();
     assert_eq!(ask(agent.local_addr(), "/readyz", "*/*").0, 200);
 }
+
+/// The seconds of the ring as `/debug/headroom/capture` counts them.
+fn slices(agent: &Agent) -> u64 {
+    let (_, _, body) = ask(agent.debug_addr(), "/debug/headroom/capture", "*/*");
+    let list: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+    list["ring"]["slices"].as_u64().expect("a count")
+}
+
+/// Work that no worker of the runtime sees, on a thread of its own, is no idleness: every second of it is in the ring.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_burns_outside_the_runtime_is_read_every_second() {
+    let agent = start();
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let burning = {
+        let stop = stop.clone();
+        std::thread::spawn(move || {
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                std::hint::spin_loop();
+            }
+        })
+    };
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    let before = tokio::task::block_in_place(|| slices(&agent));
+    tokio::time::sleep(Duration::from_millis(4_000)).await;
+    let after = tokio::task::block_in_place(|| slices(&agent));
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    burning.join().expect("it only burns");
+    // An idle process would have got one at most.
+    assert!(after >= before + 2, "{before} {after}");
+}

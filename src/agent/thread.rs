@@ -18,13 +18,14 @@ use super::http_layer::HttpLayer;
 use super::server::{self, Routes, ServerMetrics};
 use crate::pprof;
 use crate::probes::Beat;
-use crate::signals::Collectors;
 use crate::signals::allocator::Jemalloc;
+use crate::signals::{Collectors, process_cpu_time};
 use crate::time::Clock;
 
 /// Between two samples of the workers.
 const TICK: Duration = Duration::from_secs(1);
-/// Of an idle service every so many seconds are one slice of the ring: reading everything costs more than the service does.
+/// Of a process that uses under a hundredth of a core every so many seconds are one slice of the ring: reading everything costs
+/// more than the service does.
 const IDLE_TICKS_PER_SLICE: u32 = 5;
 /// The agent's own loop counts as stuck after this: a throttled pod may come round late.
 const MAX_SILENCE: Duration = Duration::from_secs(30);
@@ -113,17 +114,17 @@ async fn tick(
     // The first tick is immediate; the collectors have just been started.
     ticks.tick().await;
     let mut idle_ticks = 0_u32;
+    let mut cpu = process_cpu_time().unwrap_or_default();
     loop {
         ticks.tick().await;
         beat.beat();
         let now = clock.now();
         http_layer.tick(now.monotonic);
         // Whoever scrapes may hold them for as long as the kernel's files take.
-        let ticked = collectors.try_lock().map(|mut collectors| {
-            collectors.tick(now);
-            collectors.is_idle()
-        });
-        idle_ticks = if ticked == Some(true) { idle_ticks.wrapping_add(1) } else { 0 };
+        let ticked = collectors.try_lock().map(|mut collectors| collectors.tick(now));
+        let former_cpu = std::mem::replace(&mut cpu, process_cpu_time().unwrap_or_default());
+        let is_idle = cpu.saturating_sub(former_cpu) < TICK / 100;
+        idle_ticks = if is_idle { idle_ticks.wrapping_add(1) } else { 0 };
         if !idle_ticks.is_multiple_of(IDLE_TICKS_PER_SLICE) {
             continue;
         }

@@ -44,12 +44,6 @@ impl RuntimeCollector {
         self.saturation.is_some_and(|(_, seen)| is_saturated(seen.ratio, seen.blocked_workers))
     }
 
-    /// Whether the last tick found next to nothing to do: less than a hundredth of the workers' time.
-    #[must_use]
-    pub fn is_idle(&self) -> bool {
-        self.saturation.is_some_and(|(_, seen)| seen.ratio.get() < 0.01)
-    }
-
     /// The workers that did something between the last two ticks.
     pub fn active_workers(&self) -> impl Iterator<Item = usize> {
         self.estimator.active()

@@ -16,7 +16,7 @@ pub(super) mod counting;
 pub(super) mod size_classes;
 
 /// CPU time of all threads of this process, the ended ones too, in nanoseconds' precision (`clock_gettime(2)`).
-pub(super) fn process_cpu_time() -> Option<Duration> {
+pub(crate) fn process_cpu_time() -> Option<Duration> {
     read_clock(libc::CLOCK_PROCESS_CPUTIME_ID)
 }
 
