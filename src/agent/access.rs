@@ -191,7 +191,8 @@ async fn refuse(gate: &Gate, head: &Parts) -> Option<Response> {
 
 /// `POST /debug/pprof/symbol` reads, as in Go: the addresses are in the body.
 fn access_of(method: &Method, path: &str) -> Access {
-    let reads = method == Method::GET || method == Method::HEAD || path == "/debug/pprof/symbol";
+    let is_look_up = path == "/debug/pprof/symbol" || path.ends_with("/symbolz");
+    let reads = method == Method::GET || method == Method::HEAD || is_look_up;
     if reads { Access::Read } else { Access::Change }
 }
 
@@ -222,6 +223,7 @@ mod tests {
     async fn status(gate: &Gate, method: &str, path: &str, from: &str, token: &str) -> u16 {
         let router = Router::new()
             .route("/debug/pprof/{name}", any(|| async {}))
+            .route("/debug/headroom/capture/now/symbolz", any(|| async {}))
             .route("/debug/headroom/capture", get(|| async {}).post(|| async {}))
             .layer(axum::middleware::from_fn_with_state(gate.clone(), check));
         let request = Request::builder()
@@ -245,6 +247,7 @@ mod tests {
         for (method, path, from, expected) in [
             ("GET", CAPTURE, FAR, 200),
             ("POST", "/debug/pprof/symbol", FAR, 200),
+            ("POST", "/debug/headroom/capture/now/symbolz", FAR, 200),
             ("POST", CAPTURE, FAR, 403),
             ("POST", CAPTURE, LOCAL, 200),
             ("POST", CAPTURE, "[::ffff:127.0.0.1]:50000", 200),

@@ -55,6 +55,8 @@ pub fn routes<S: Clone + Send + Sync + 'static>(
         .route("/debug/pprof/profile", get(cpu_profile))
         .route("/debug/pprof/cmdline", get(command_line))
         .route("/debug/pprof/symbol", get(symbol_by_query).post(symbol_by_body))
+        // Where `go tool pprof` asks for names of a profile whose path is not below /debug/pprof/.
+        .route("/debug/headroom/capture/{id}/symbolz", get(symbol_by_query).post(symbol_by_body))
         .route("/debug/pprof/heap/sampling", get(sampling::show).post(sampling::change))
         .route("/debug/pprof/{*name}", get(named))
         .method_not_allowed_fallback(method_not_allowed)
