@@ -169,17 +169,18 @@ fn the_golden_values_of_custom_metrics_have_no_other_fields() {
             name: "nameValue",
             api_version: "apiVersionValue",
         },
-        metric: "metricNameValue",
+        metric: "",
         selector: selector.as_ref().expect("it has no comparison").as_ref(),
         timestamp: Timestamp::from_millis(1_041_382_861_000),
         window: Duration::from_secs(4),
         value: Quantity::default(),
     };
-    for (name, version) in
-        [("v1beta1", CustomVersion::V1beta1), ("v1beta2", CustomVersion::V1beta2)]
-    {
+    for (name, version, metric) in [
+        ("v1beta1", CustomVersion::V1beta1, "metricNameValue"),
+        ("v1beta2", CustomVersion::V1beta2, "nameValue"),
+    ] {
         assert_eq!(CustomVersion::named(name), Some(version));
-        let fragment = item.encode(version, Encoding::Json);
+        let fragment = CustomItem { metric, ..item.clone() }.encode(version, Encoding::Json);
         let kind = TypeMeta { kind: "MetricValue", ..version.list() };
         let mut ours = parsed(&object(kind, Encoding::Json, &fragment));
         let mut golden = golden(name);
