@@ -11,10 +11,13 @@ mod access;
 mod authentication;
 mod authorization;
 mod client_cas;
+mod compression;
 mod discovery;
 mod external_metrics;
+mod groups;
 mod limits;
 mod listener;
+mod openapi;
 mod own_metrics;
 mod request_info;
 mod review_cache;
@@ -44,6 +47,7 @@ pub use authorization::{AccessReviews, Authorization, AuthorizationError, Verdic
 pub use client_cas::{
     ClientCaError, ClientCaSettings, ClientCas, PeerCertificate, RequestHeaderSettings, Vouched,
 };
+pub use groups::Groups;
 pub use own_metrics::{OwnMetrics, metrics_routes};
 pub use request_info::{RequestInfo, ResourceInfo};
 pub use serving::{CertificateError, SelfSigned, ServingCertificate, self_signed};
@@ -67,6 +71,8 @@ pub enum ServeError {
 /// For a demo: [`Authentication::StaticToken`], [`Authorization::SuperusersOnly`] and a [`self_signed`] certificate.
 #[derive(Debug)]
 pub struct Server {
+    /// Which API groups are served.
+    pub groups: Groups,
     /// What is served.
     pub board: Arc<Board>,
     /// The clock that the board's decisions were made by.
@@ -117,7 +123,9 @@ impl Server {
         let external_path = "/apis/external.metrics.k8s.io/v1beta1/namespaces/{namespace}/{metric}";
         Router::new()
             .route(external_path, get(external_metric).with_state(external))
-            .merge(discovery::routes())
+            .route_layer(middleware::from_fn_with_state(self.groups, groups::only_served))
+            .merge(discovery::routes(self.groups))
+            .route_layer(middleware::from_fn(compression::compressed))
             .route_layer(middleware::from_fn(access::in_time))
             .merge(self.extra)
             .fallback(async || ApiStatus::no_such_path())

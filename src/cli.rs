@@ -176,7 +176,7 @@ pub struct AdapterArgs {
     /// This replica's address, for clients that use it; it goes into the serving certificate.
     #[arg(long, env = "POD_IP")]
     pub pod_ip: Option<IpAddr>,
-    /// Take over the APIService v1beta1.external.metrics.k8s.io from another adapter.
+    /// Take over the APIServices of all groups that are served from other adapters.
     #[arg(long)]
     pub take_over: bool,
 }

@@ -1,8 +1,7 @@
 //! What the server says it serves: discovery in both forms, and OpenAPI documents.
 //!
-//! In: the table [`GROUPS`]. Out: documents made once, each with an `ETag`. Never: a document that grows with metrics or
-//! policies, and never a verb besides `get`: the namespace controller would list and delete through it (kubernetes
-//! `pkg/controller/namespace/deletion/namespaced_resources_deleter.go`).
+//! In: the [`Groups`] that are served. Out: documents made once, each with an `ETag`. Never: a document that grows with
+//! metrics or policies.
 
 use std::sync::Arc;
 
@@ -14,58 +13,45 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use super::groups::{Group, Groups};
+use super::openapi;
+
 /// The media type of aggregated discovery, as kube-apiserver asks for it and expects it back.
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 const JSON: &str = "application/json";
 
-/// One API group with one version.
-struct Group {
-    name: &'static str,
-    version: &'static str,
-    /// The name that stands for all of its resources.
-    resource: &'static str,
-    kind: &'static str,
-}
-
-/// Everything that is served.
-const GROUPS: [Group; 1] = [Group {
-    name: "external.metrics.k8s.io",
-    version: "v1beta1",
-    resource: "externalmetrics",
-    kind: "ExternalMetricValueList",
-}];
-
 impl Group {
-    fn group_version(&self) -> String {
-        format!("{}/{}", self.name, self.version)
-    }
-
     fn api_group(&self) -> Value {
-        let version = json!({"groupVersion": self.group_version(), "version": self.version});
+        let of = |version: &&str| json!({"groupVersion": format!("{}/{version}", self.name), "version": version});
+        let versions: Vec<Value> = self.versions.iter().map(of).collect();
         json!({
             "kind": "APIGroup", "apiVersion": "v1", "name": self.name,
-            "versions": [version], "preferredVersion": version,
+            "preferredVersion": versions.first(), "versions": versions,
         })
     }
 
-    fn resources(&self) -> Value {
+    fn resources(&self, version: &str) -> Value {
         json!({
-            "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": self.group_version(),
+            "kind": "APIResourceList", "apiVersion": "v1",
+            "groupVersion": format!("{}/{version}", self.name),
             "resources": [{
-                "name": self.resource, "singularName": "", "namespaced": true, "kind": self.kind, "verbs": ["get"],
+                "name": self.resource, "singularName": "", "namespaced": true, "kind": self.kind,
+                "verbs": self.verbs,
             }],
         })
     }
 
     fn aggregated(&self) -> Value {
-        let resource = json!({
-            "resource": self.resource, "singularResource": "", "scope": "Namespaced", "verbs": ["get"],
-            "responseKind": {"group": self.name, "version": self.version, "kind": self.kind},
-        });
-        json!({
-            "metadata": {"name": self.name},
-            "versions": [{"version": self.version, "freshness": "Current", "resources": [resource]}],
-        })
+        let of = |version: &&str| {
+            let resource = json!({
+                "resource": self.resource, "singularResource": "", "scope": "Namespaced",
+                "verbs": self.verbs,
+                "responseKind": {"group": self.name, "version": version, "kind": self.kind},
+            });
+            json!({"version": version, "freshness": "Current", "resources": [resource]})
+        };
+        let versions: Vec<Value> = self.versions.iter().map(of).collect();
+        json!({"metadata": {"name": self.name}, "versions": versions})
     }
 }
 
@@ -124,40 +110,45 @@ fn wants_aggregated(request: &HeaderMap) -> bool {
 }
 
 /// The routes of discovery and OpenAPI.
-pub(super) fn routes() -> Router {
-    let legacy: Vec<Value> = GROUPS.iter().map(Group::api_group).collect();
+pub(super) fn routes(groups: Groups) -> Router {
+    let groups: Vec<&Group> = groups.served().collect();
+    let mut routes = Router::new().route("/apis", apis(&groups));
+    for group in &groups {
+        let document = Document::new(JSON, &group.api_group());
+        routes = with(routes, &format!("/apis/{}", group.name), document);
+    }
+    let mut paths = serde_json::Map::new();
+    for (group, version) in openapi::versions(&groups) {
+        let root = format!("apis/{}/{version}", group.name);
+        let schema = Document::new(JSON, &openapi::v3(group, version));
+        let hash = schema.etag.to_str().unwrap_or_default().trim_matches('"');
+        let url = format!("/openapi/v3/{root}?hash={hash}");
+        paths.insert(root.clone(), json!({"serverRelativeURL": url}));
+        routes = with(routes, &format!("/openapi/v3/{root}"), schema);
+        let resources = Document::new(JSON, &group.resources(version));
+        routes = with(routes, &format!("/{root}"), resources);
+    }
+    let routes = with(routes, "/openapi/v2", Document::new(JSON, &openapi::v2(&groups)));
+    with(routes, "/openapi/v3", Document::new(JSON, &json!({"paths": paths})))
+}
+
+/// The list of groups, in the form that is asked for.
+fn apis(groups: &[&Group]) -> axum::routing::MethodRouter {
+    let legacy: Vec<Value> = groups.iter().map(|group| group.api_group()).collect();
     let legacy = json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": legacy});
-    let aggregated: Vec<Value> = GROUPS.iter().map(Group::aggregated).collect();
+    let aggregated: Vec<Value> = groups.iter().map(|group| group.aggregated()).collect();
     let aggregated = json!({
         "kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2",
         "metadata": {}, "items": aggregated,
     });
     let both = Arc::new([Document::new(JSON, &legacy), Document::new(AGGREGATED, &aggregated)]);
-    let apis = get(async move |request: HeaderMap| {
+    get(async move |request: HeaderMap| {
         let [legacy, aggregated] = &*both;
         let document = if wants_aggregated(&request) { aggregated } else { legacy };
         let mut answer = document.answer(&request);
         answer.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
         answer
-    });
-
-    let info = json!({"title": "Headroom", "version": env!("CARGO_PKG_VERSION")});
-    let mut paths = serde_json::Map::new();
-    let mut routes = Router::new().route("/apis", apis);
-    for group in &GROUPS {
-        let root = format!("apis/{}", group.group_version());
-        let schema = Document::new(JSON, &json!({"openapi": "3.0.0", "info": info, "paths": {}}));
-        let hash = schema.etag.to_str().unwrap_or_default().trim_matches('"');
-        let url = format!("/openapi/v3/{root}?hash={hash}");
-        paths.insert(root.clone(), json!({"serverRelativeURL": url}));
-        routes = with(routes, &format!("/openapi/v3/{root}"), schema);
-        routes =
-            with(routes, &format!("/apis/{}", group.name), Document::new(JSON, &group.api_group()));
-        routes = with(routes, &format!("/{root}"), Document::new(JSON, &group.resources()));
-    }
-    let v2 = json!({"swagger": "2.0", "info": info, "paths": {}});
-    let routes = with(routes, "/openapi/v2", Document::new(JSON, &v2));
-    with(routes, "/openapi/v3", Document::new(JSON, &json!({"paths": paths})))
+    })
 }
 
 fn with(routes: Router, path: &str, document: Document) -> Router {
@@ -168,6 +159,7 @@ fn with(routes: Router, path: &str, document: Document) -> Router {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::adapter::groups::EXTERNAL;
 
     fn parsed(capture: &str) -> Value {
         serde_json::from_str(capture).expect("the capture is JSON")
@@ -181,13 +173,13 @@ mod tests {
                 "versions":[{"groupVersion":"external.metrics.k8s.io/v1beta1","version":"v1beta1"}],
                 "preferredVersion":{"groupVersion":"external.metrics.k8s.io/v1beta1","version":"v1beta1"}}"#,
         );
-        assert_eq!(GROUPS[0].api_group(), group);
+        assert_eq!(EXTERNAL.api_group(), group);
         let resources = parsed(
             r#"{"kind":"APIResourceList","apiVersion":"v1","groupVersion":"external.metrics.k8s.io/v1beta1",
                 "resources":[{"name":"externalmetrics","singularName":"","namespaced":true,
                 "kind":"ExternalMetricValueList","verbs":["get"]}]}"#,
         );
-        assert_eq!(GROUPS[0].resources(), resources);
+        assert_eq!(EXTERNAL.resources("v1beta1"), resources);
     }
 
     #[test]

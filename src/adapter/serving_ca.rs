@@ -133,7 +133,7 @@ impl<I> ServingCa<I>
 where
     I: Fn(&[u8], &[u8]) -> Result<(), InstallError> + Send + Sync,
 {
-    /// Adds two readiness conditions to `progress`: a certificate is installed, and the APIServices lead here and trust it.
+    /// Adds two readiness conditions to `progress`: a certificate is installed, and the APIServices that lead here trust it.
     /// `install` is given the certificate and the key, both PEM (PKCS #8).
     pub fn new(
         client: kube::Client,
@@ -364,10 +364,12 @@ where
         let issuer = self.leaf.as_ref().map_or(&[][..], |leaf| &leaf.issuer_der);
         let problem = registrations.iter().find_map(|registration| registration.problem(issuer));
         match &problem {
-            None => {
+            // A group that is another adapter's, or not registered, does not take the others away.
+            _ if reached(registrations, issuer) => {
                 self.registered.ready();
                 self.registered_at = Some(now);
             }
+            None => {}
             // Nothing is known of it: what was true is not taken back.
             Some(_) if any_unknown(registrations) && self.registered_at.is_some() => {}
             Some(problem) => self.registered.not_ready(problem.text()),
@@ -384,6 +386,12 @@ where
         let ServingCaOptions { namespace, service, pod_ip, .. } = &self.options;
         LeafNames { service: service.clone(), namespace: namespace.clone(), pod_ip: *pod_ip }
     }
+}
+
+/// Whether kube-apiserver reaches us by every APIService that leads here, and there is one.
+fn reached(registrations: &[Registration], issuer_der: &[u8]) -> bool {
+    let mut ours = registrations.iter().filter(|r| r.bundle().is_some()).peekable();
+    ours.peek().is_some() && ours.all(|r| r.trusts(issuer_der))
 }
 
 fn any_unknown(registrations: &[Registration]) -> bool {

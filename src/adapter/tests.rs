@@ -239,6 +239,7 @@ struct Setup {
     static_token: Option<&'static str>,
     extra: Router,
     without_certificate: bool,
+    groups: Groups,
 }
 
 impl Running {
@@ -276,6 +277,7 @@ impl Running {
         };
         let board = Arc::new(Board::default());
         let server = Server {
+            groups: setup.groups,
             board: board.clone(),
             clock,
             certificate: certificate.clone(),

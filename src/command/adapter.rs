@@ -19,7 +19,7 @@ use crate::adapter::serving_ca::{ServingCa, ServingCaOptions};
 use crate::adapter::serving_certificate::{InstallError, ServingMetrics};
 use crate::adapter::serving_files::ServingFiles;
 use crate::adapter::{
-    AccessReviews, Authentication, Authorization, ClientCas, Delegated, OwnMetrics, Server,
+    AccessReviews, Authentication, Authorization, ClientCas, Delegated, Groups, OwnMetrics, Server,
     ServingCertificate, metrics_routes,
 };
 use crate::cli::AdapterArgs;
@@ -33,8 +33,6 @@ use crate::sources::{Limits, ScrapeSetup, Scraper};
 use crate::telemetry::Telemetry;
 use crate::time::Clock;
 
-/// The APIService that leads here.
-const API_SERVICE: &str = "v1beta1.external.metrics.k8s.io";
 /// Batches that wait for the pipeline; a full queue holds the scrapers back.
 const QUEUED_BATCHES: usize = 1024;
 /// How long requests under way may take when the program ends.
@@ -266,7 +264,7 @@ impl Parts {
             service: self.config.service_name.clone(),
             service_port: 443,
             pod_ip: self.args.pod_ip,
-            api_services: vec![API_SERVICE.to_owned()],
+            api_services: Groups::default().api_services(),
             take_over: self.args.take_over,
         };
         let ca =
@@ -287,6 +285,7 @@ impl Parts {
     ) -> anyhow::Result<()> {
         let cas = Arc::new(ClientCas::new(self.progress.add_condition("client CAs")));
         let server = Server {
+            groups: Groups::default(),
             board: self.board.clone(),
             clock: self.clock,
             certificate,

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::authority::{CA_LIFETIME, LEAF_LIFETIME};
 use super::registration::FIELD_MANAGER;
 use super::*;
+use crate::adapter::Groups;
 use crate::scripted_kubernetes::ScriptedKubernetes;
 use crate::time::Clock;
 
@@ -457,6 +458,27 @@ async fn one_api_service_that_cannot_be_written_does_not_keep_another_from_it() 
 }
 
 #[tokio::test]
+async fn a_group_that_another_adapter_serves_does_not_take_ours_away() {
+    let custom = "v1beta1.custom.metrics.k8s.io";
+    for others in [Some("prometheus-adapter"), None] {
+        let kubernetes = cluster("headroom-adapter");
+        if let Some(others) = others {
+            let mut object = kubernetes.get(&api_service_path()).expect("it exists");
+            object["metadata"]["name"] = json!(custom);
+            object["spec"]["service"]["name"] = json!(others);
+            kubernetes.put(&api_service_path().replace(API_SERVICE, custom), object);
+        }
+        let mut leader = Replica::new(&kubernetes, "a", true);
+        leader.ca.options.api_services.insert(0, custom.to_owned());
+        assert!(!leader.step(START).await, "it is looked at again");
+        assert_trusted(&kubernetes, &leader, START);
+        assert_eq!(leader.progress.ready(), Ok(()));
+        let problem = leader.ca.problem.as_ref().expect("it is reported");
+        assert!(problem.text().contains(custom), "{problem:?}");
+    }
+}
+
+#[tokio::test]
 async fn the_loop_makes_the_ca_once_this_replica_leads() {
     let kubernetes = cluster("headroom-adapter");
     let Replica { ca, leading, installed, progress } = Replica::new(&kubernetes, "a", false);
@@ -475,10 +497,21 @@ async fn the_loop_makes_the_ca_once_this_replica_leads() {
 }
 
 #[test]
-fn the_shipped_rights_name_the_secret_and_the_api_service() {
-    let rbac = include_str!("../../../manifests/base/rbac.yaml");
-    for name in [SECRET_NAME, API_SERVICE] {
-        assert!(rbac.contains(&format!("resourceNames: [{name}]")), "{name}");
+fn the_shipped_rights_name_the_secret_and_the_api_services() {
+    const BASE: [&str; 2] = [
+        include_str!("../../../manifests/base/rbac.yaml"),
+        include_str!("../../../manifests/base/apiservice.yaml"),
+    ];
+    const PODS: [&str; 2] = [
+        include_str!("../../../manifests/components/resource-metrics/rbac.yaml"),
+        include_str!("../../../manifests/components/resource-metrics/apiservice.yaml"),
+    ];
+    assert!(BASE[0].contains(&format!("resourceNames: [{SECRET_NAME}]")));
+    let pods = Groups { custom: false, external: false, resource_metrics: true };
+    for ([rbac, registered], groups) in [(BASE, Groups::default()), (PODS, pods)] {
+        for name in groups.api_services() {
+            assert!(rbac.contains(&format!("\n  - {name}\n")), "{name}");
+            assert!(registered.contains(&format!("\n  name: {name}\n")), "{name}");
+        }
     }
-    assert!(include_str!("../../../manifests/base/apiservice.yaml").contains(API_SERVICE));
 }

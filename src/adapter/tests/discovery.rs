@@ -29,12 +29,13 @@ async fn case_2_and_3_aggregated_discovery_has_its_type_and_a_tag() {
     assert_eq!(answer.header("content-type"), AGGREGATED);
     let body = answer.json();
     assert_eq!(body["kind"], "APIGroupDiscoveryList");
-    let version = &body["items"][0]["versions"][0];
-    assert_eq!(
-        (&version["version"], &version["freshness"]),
-        (&json!("v1beta1"), &json!("Current"))
-    );
-    assert_eq!(version["resources"][0]["verbs"], json!(["get"]));
+    assert_eq!(listed(&body), DEFAULT);
+    for group in body["items"].as_array().expect("a list") {
+        for version in group["versions"].as_array().expect("a list") {
+            assert_eq!(version["freshness"], "Current");
+            assert_eq!(version["resources"][0]["verbs"], json!(["get"]));
+        }
+    }
 
     let tag = answer.header("etag").to_owned();
     let again =
@@ -64,7 +65,9 @@ async fn case_4_every_other_accept_gets_the_legacy_list() {
         );
         let body = answer.json();
         assert_eq!(body["kind"], "APIGroupList");
-        assert_eq!(body["groups"][0]["name"], "external.metrics.k8s.io");
+        assert_eq!(body["groups"][0]["name"], "custom.metrics.k8s.io");
+        assert_eq!(body["groups"][0]["preferredVersion"]["version"], "v1beta2");
+        assert_eq!(body["groups"][1]["name"], "external.metrics.k8s.io");
     }
 }
 
@@ -106,10 +109,79 @@ async fn case_8_openapi_is_small_tagged_and_links_to_what_is_there() {
 
     let v3 = proxy.get("/openapi/v3", &MASTER).await.json();
     let paths = v3["paths"].as_object().expect("v3 lists paths");
-    assert_eq!(paths.len(), 1);
-    let link = paths["apis/external.metrics.k8s.io/v1beta1"]["serverRelativeURL"].as_str();
-    let schema = proxy.get(link.expect("a link"), &MASTER).await;
-    assert_eq!((schema.code, &schema.json()["openapi"]), (StatusCode::OK, &json!("3.0.0")));
+    assert_eq!(paths.len(), 3);
+    for (path, link) in paths {
+        let schema = proxy.get(link["serverRelativeURL"].as_str().expect("a link"), &MASTER).await;
+        assert_eq!((schema.code, &schema.json()["openapi"]), (StatusCode::OK, &json!("3.0.0")));
+        let served = schema.json();
+        let mut served = served["paths"].as_object().expect("paths").keys();
+        assert!(served.all(|served| served.starts_with(&format!("/{path}/"))), "{path}");
+        assert!(schema.body.len() < 10_000, "{path}: {} bytes", schema.body.len());
+    }
+}
+
+/// Group and version of aggregated discovery, in its order.
+fn listed(discovery: &Value) -> Vec<String> {
+    let list = |value: &Value| value.as_array().expect("a list").clone();
+    let of = |group: Value| {
+        let name = group["metadata"]["name"].as_str().expect("a name").to_owned();
+        let versions = list(&group["versions"]).into_iter();
+        versions.map(move |version| {
+            format!("{name}/{}", version["version"].as_str().expect("a version"))
+        })
+    };
+    list(&discovery["items"]).into_iter().flat_map(of).collect()
+}
+
+const DEFAULT: [&str; 3] = [
+    "custom.metrics.k8s.io/v1beta2",
+    "custom.metrics.k8s.io/v1beta1",
+    "external.metrics.k8s.io/v1beta1",
+];
+
+#[tokio::test]
+async fn a_group_that_is_off_is_neither_listed_nor_served() {
+    const METRICS: [&str; 2] = ["metrics.k8s.io/v1", "metrics.k8s.io/v1beta1"];
+    let none = Groups { custom: false, external: false, resource_metrics: false };
+    for (groups, expected) in [
+        (Groups::default(), &DEFAULT[..]),
+        (Groups { custom: true, ..none }, &DEFAULT[..2]),
+        (Groups { external: true, ..none }, &DEFAULT[2..]),
+        (Groups { resource_metrics: true, ..none }, &METRICS[..]),
+        (none, &[][..]),
+    ] {
+        let server = Running::with(Setup { groups, ..Setup::default() }).await;
+        server.demand("shop", "checkout", 1.0);
+        let proxy = server.proxy();
+        let [user, group] = MASTER;
+        let apis = proxy.get("/apis", &[user, group, ("accept", AGGREGATED)]).await.json();
+        assert_eq!(listed(&apis), expected, "{groups:?}");
+        for version in DEFAULT.iter().chain(&METRICS) {
+            let is_on = expected.contains(version);
+            let code = if is_on { StatusCode::OK } else { StatusCode::NOT_FOUND };
+            let (name, _) = version.split_once('/').expect("a group");
+            for path in [
+                format!("/apis/{version}"),
+                format!("/apis/{name}"),
+                format!("/openapi/v3/apis/{version}"),
+            ] {
+                assert_eq!(proxy.get(&path, &MASTER).await.code, code, "{path} {groups:?}");
+            }
+            let v2 = proxy.get("/openapi/v2", &MASTER).await.json();
+            let mut paths = v2["paths"].as_object().expect("paths").keys();
+            let described = paths.any(|path| path.starts_with(&format!("/apis/{version}/")));
+            assert_eq!(described, is_on, "{version} {groups:?}");
+        }
+        let demand = format!("{EXTERNAL}/namespaces/shop/headroom_demand");
+        let code = if groups.external { StatusCode::OK } else { StatusCode::NOT_FOUND };
+        assert_eq!(proxy.get(&demand, &MASTER).await.code, code, "{groups:?}");
+        let names: Vec<String> = expected
+            .iter()
+            .filter_map(|path| path.split_once('/'))
+            .map(|(group, version)| format!("{version}.{group}"))
+            .collect();
+        assert_eq!(groups.api_services(), names);
+    }
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{credentials, scenario};
 use crate::adapter::{
-    Authentication, Authorization, OwnMetrics, Server, ServingCertificate, StaticToken,
+    Authentication, Authorization, Groups, OwnMetrics, Server, ServingCertificate, StaticToken,
 };
 use crate::cli::DemoArgs;
 use crate::pipeline::{Pipeline, PipelineSetup};
@@ -53,6 +53,7 @@ pub(super) async fn run(args: &DemoArgs, shutdown: CancellationToken) -> anyhow:
     let read = |name| fs::read(folder.join(name)).with_context(|| format!("cannot read {name}"));
     certificate.install(&read(credentials::CERTIFICATE)?, &read(credentials::KEY)?)?;
     let server = Server {
+        groups: Groups::default(),
         board,
         clock,
         certificate,

@@ -1,0 +1,104 @@
+//! The API groups: which there are, in which versions, and which of them are served.
+//!
+//! In: [`Groups`], from the configuration. Out: what discovery, OpenAPI and the registration need to know of each, and a layer
+//! that answers 404 for the others. Never: a verb that can delete or watch: the namespace controller and the garbage collector
+//! would use it on metrics (kubernetes `pkg/controller/namespace/deletion/namespaced_resources_deleter.go`).
+
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+use super::request_info::RequestInfo;
+use super::status::ApiStatus;
+
+/// Which API groups are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Groups {
+    /// `custom.metrics.k8s.io`: metrics of pods and other objects.
+    pub custom: bool,
+    /// `external.metrics.k8s.io`: metrics of policies.
+    pub external: bool,
+    /// `metrics.k8s.io`: CPU and memory of pods. Nearly every cluster has it already, from metrics-server.
+    pub resource_metrics: bool,
+}
+
+impl Default for Groups {
+    /// All that does not stand in metrics-server's place.
+    fn default() -> Self {
+        Self { custom: true, external: true, resource_metrics: false }
+    }
+}
+
+/// One API group, with the one resource that stands for all it serves.
+#[derive(Debug)]
+pub(super) struct Group {
+    pub(super) name: &'static str,
+    /// The preferred one first.
+    pub(super) versions: &'static [&'static str],
+    /// What discovery lists. Metrics are not listed one by one: the list would grow with them, and whoever reads it
+    /// (the aggregator, kubectl, every controller) reads all of it.
+    pub(super) resource: &'static str,
+    pub(super) kind: &'static str,
+    pub(super) verbs: &'static [&'static str],
+}
+
+pub(super) const EXTERNAL: Group = Group {
+    name: "external.metrics.k8s.io",
+    versions: &["v1beta1"],
+    resource: "externalmetrics",
+    kind: "ExternalMetricValueList",
+    verbs: &["get"],
+};
+
+pub(super) const CUSTOM: Group = Group {
+    name: "custom.metrics.k8s.io",
+    versions: &["v1beta2", "v1beta1"],
+    resource: "custommetrics",
+    kind: "MetricValueList",
+    verbs: &["get"],
+};
+
+pub(super) const RESOURCE_METRICS: Group = Group {
+    name: "metrics.k8s.io",
+    versions: &["v1", "v1beta1"],
+    resource: "pods",
+    kind: "PodMetrics",
+    verbs: &["get", "list"],
+};
+
+impl Groups {
+    pub(super) fn served(self) -> impl Iterator<Item = &'static Group> {
+        let Self { custom, external, resource_metrics } = self;
+        [(custom, &CUSTOM), (external, &EXTERNAL), (resource_metrics, &RESOURCE_METRICS)]
+            .into_iter()
+            .filter_map(|(is_served, group)| is_served.then_some(group))
+    }
+
+    /// The names of the APIServices that lead here, such as `v1beta1.external.metrics.k8s.io`.
+    #[must_use]
+    pub fn api_services(self) -> Vec<String> {
+        let of = |group: &'static Group| {
+            group.versions.iter().map(|version| format!("{version}.{}", group.name))
+        };
+        self.served().flat_map(of).collect()
+    }
+
+    fn serve(self, group: &str, version: &str) -> bool {
+        self.served().any(|served| served.name == group && served.versions.contains(&version))
+    }
+}
+
+/// The layer before the handlers of all groups: 404 for a group or version that is not served.
+pub(super) async fn only_served(
+    State(groups): State<Groups>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let info = request.extensions().get::<RequestInfo>();
+    match info.and_then(|info| info.resource.as_ref()) {
+        Some(resource) if !groups.serve(&resource.group, &resource.version) => {
+            ApiStatus::no_such_path().into_response()
+        }
+        _ => next.run(request).await,
+    }
+}
