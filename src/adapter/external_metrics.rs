@@ -14,7 +14,7 @@ use super::own_metrics::OwnMetrics;
 use super::status::{ApiStatus, Cause, Details};
 use crate::policy::{
     Board, Coverage, DEMAND_METRIC, Decision, EntryState, LeftOut, LeftOutReason, POLICY_LABEL,
-    Policy, PolicyId, SignalKind, TotalKind, Unserved,
+    Policy, PolicyId, SignalKind, Standing, TotalKind, Unserved,
 };
 use crate::quantity::Quantity;
 use crate::sample::{Labels, Selector};
@@ -117,7 +117,7 @@ impl ExternalMetrics {
         let mut items = Vec::new();
         let mut failures = Vec::new();
         for (id, state) in self.candidates(namespace, &picks) {
-            match read(kind, &id, &state, &picks, now) {
+            match read(kind, &id, state.state(), &picks, now) {
                 Ok(readings) => items.extend(readings),
                 Err(why) => failures.push(Failure { policy: id.name, why }),
             }
@@ -141,9 +141,9 @@ impl ExternalMetrics {
     }
 
     /// The policies whose items the selector could pick: one look-up if it names the policy, as generated HPAs do.
-    fn candidates(&self, namespace: &str, picks: &Selector) -> Vec<(PolicyId, Arc<EntryState>)> {
+    fn candidates(&self, namespace: &str, picks: &Selector) -> Vec<(PolicyId, Arc<Standing>)> {
         match picks.only_value(POLICY_LABEL) {
-            None => self.board.in_namespace(namespace),
+            None => self.all_in(namespace),
             Some(name) => {
                 let id = PolicyId { namespace: namespace.into(), name: name.into() };
                 self.board.get(&id).map(|state| (id, state)).into_iter().collect()
@@ -151,8 +151,14 @@ impl ExternalMetrics {
         }
     }
 
+    fn all_in(&self, namespace: &str) -> Vec<(PolicyId, Arc<Standing>)> {
+        let namespace = self.board.namespace(namespace);
+        let entries = namespace.iter().flat_map(|namespace| namespace.iter());
+        entries.map(|entry| (entry.id.clone(), entry.load())).collect()
+    }
+
     fn nothing_picked(&self, namespace: &str, metric: &str, selector: &str) -> ApiStatus {
-        let policies = self.board.in_namespace(namespace);
+        let policies = self.all_in(namespace);
         if policies.is_empty() {
             let message = format!("{metric}: there is no ScalingPolicy in namespace {namespace:?}");
             return ApiStatus::not_found(message).about(details(metric));
@@ -412,6 +418,13 @@ mod tests {
         let decided = Moment::after_start(Duration::from_secs(100));
         let decision = Decision {
             policy: PolicyId { namespace: "shop".into(), name: "checkout".into() },
+            target: crate::policy::DescribedObject {
+                api_version: "apps/v1".into(),
+                kind: "Deployment".into(),
+                resource: "deployments".into(),
+                namespace: Some("shop".into()),
+                name: "checkout".into(),
+            },
             generation: 1,
             decided,
             stale_after: Duration::from_secs(20),
@@ -424,6 +437,7 @@ mod tests {
             totals: Vec::new(),
             quantiles: Vec::new(),
             pods: Vec::new(),
+            objects: Vec::new(),
             left_out: Vec::new(),
             findings: Vec::new(),
             learned: Learned::default(),
