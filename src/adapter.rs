@@ -23,6 +23,7 @@ pub mod serving_ca;
 pub mod serving_certificate;
 pub mod serving_files;
 mod status;
+pub mod wire;
 
 #[cfg(test)]
 mod tests;

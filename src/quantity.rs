@@ -65,6 +65,14 @@ impl Quantity {
     }
 }
 
+/// The sum; at the limits of what a quantity holds it stays there.
+impl std::iter::Sum for Quantity {
+    fn sum<I: Iterator<Item = Self>>(quantities: I) -> Self {
+        let nanos = quantities.fold(0_i128, |sum, quantity| sum.saturating_add(quantity.nanos));
+        Self { nanos }
+    }
+}
+
 impl FromStr for Quantity {
     type Err = QuantityError;
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::time::{Moment, Timestamp};
 
 mod selector;
-pub use selector::{Selector, SelectorError};
+pub use selector::{Operator, RequirementParts, Selector, SelectorError};
 
 /// A metric's name as Prometheus writes it, e.g. `tokio_alive_tasks`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

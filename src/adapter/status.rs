@@ -1,7 +1,8 @@
 //! Every answer that is not a value: a `metav1.Status` in JSON.
 //!
 //! In: what went wrong. Out: a response whose message reaches the HPA's event. Never: `Retry-After` (client-go would sleep
-//! and retry inside one of the HPA's few workers) and never an internal error chain. Source: apimachinery
+//! and retry inside one of the HPA's few workers), never an internal error chain, and never protobuf: client-go decodes an
+//! answer by its `Content-Type`, whatever it asked for (client-go `rest/request.go`). Source: apimachinery
 //! `pkg/apis/meta/v1/types.go`, `pkg/api/errors/errors.go`.
 
 use axum::http::{StatusCode, header};
@@ -100,6 +101,11 @@ impl ApiStatus {
     pub fn method_not_allowed() -> Self {
         let message = "the server does not allow this method on the requested resource";
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", message)
+    }
+
+    /// 406.
+    pub fn not_acceptable(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_ACCEPTABLE, "NotAcceptable", message)
     }
 
     /// 414.

@@ -44,7 +44,48 @@ enum Test {
     Less(i64),
 }
 
+/// What one requirement asks, in the words of the query form's grammar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operator {
+    /// The label is set, to one of the values: `=`, `==`, `in`.
+    In,
+    /// The label is not set, or to none of the values: `!=`, `notin`.
+    NotIn,
+    /// The label is set.
+    Exists,
+    /// The label is not set: `!`.
+    Absent,
+    /// The label is an integer greater than a bound: `>`.
+    Greater,
+    /// The label is an integer less than a bound: `<`.
+    Less,
+}
+
+/// One requirement of a selector, for who must say it in another form.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequirementParts<'a> {
+    /// The label's name.
+    pub key: &'a str,
+    /// What is asked of it.
+    pub operator: Operator,
+    /// The values of [`Operator::In`] and [`Operator::NotIn`], sorted; else none.
+    pub values: Vec<&'a str>,
+}
+
 impl Requirement {
+    fn parts(&self) -> RequirementParts<'_> {
+        let (operator, values) = match &self.test {
+            Test::In(values) => (Operator::In, Some(values)),
+            Test::NotIn(values) => (Operator::NotIn, Some(values)),
+            Test::Exists => (Operator::Exists, None),
+            Test::Absent => (Operator::Absent, None),
+            Test::Greater(_) => (Operator::Greater, None),
+            Test::Less(_) => (Operator::Less, None),
+        };
+        let values = values.into_iter().flatten().map(String::as_str).collect();
+        RequirementParts { key: &self.key, operator, values }
+    }
+
     fn matches(&self, labels: &Labels) -> bool {
         let value = labels.get(&self.key);
         let integer = || value.and_then(|text| text.parse::<i64>().ok());
@@ -66,6 +107,11 @@ impl Selector {
     /// [`SelectorError`] with the place of the first fault.
     pub fn parse(text: &str) -> Result<Self, SelectorError> {
         Parser { tokens: tokens(text), next: 0 }.selector()
+    }
+
+    /// The requirements, in the order of the text.
+    pub fn requirements(&self) -> impl Iterator<Item = RequirementParts<'_>> {
+        self.requirements.iter().map(Requirement::parts)
     }
 
     /// Whether the labels satisfy every requirement.
