@@ -5,6 +5,7 @@
 
 mod access;
 mod connection;
+mod custom;
 mod discovery;
 mod external;
 

@@ -112,6 +112,17 @@ impl Board {
         self.namespaces.load().get(namespace).cloned()
     }
 
+    /// The policies of a namespace by name; of all namespaces, in no order, for an empty name.
+    #[must_use]
+    pub fn entries(&self, namespace: &str) -> Vec<Arc<Entry>> {
+        let namespaces = self.namespaces.load();
+        let of = |namespace: &Arc<Namespace>| namespace.iter().cloned().collect::<Vec<_>>();
+        match namespace {
+            "" => namespaces.values().flat_map(of).collect(),
+            named => namespaces.get(named).map(of).unwrap_or_default(),
+        }
+    }
+
     /// What is known of the policy, if the policy is.
     #[must_use]
     pub fn get(&self, id: &PolicyId) -> Option<Arc<Standing>> {
