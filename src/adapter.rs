@@ -8,10 +8,12 @@
 //! wire is that of Kubernetes 1.37.
 
 mod access;
+mod answers;
 mod authentication;
 mod authorization;
 mod client_cas;
 mod compression;
+mod custom_metrics;
 mod discovery;
 mod external_metrics;
 mod groups;
@@ -20,6 +22,7 @@ mod listener;
 mod openapi;
 mod own_metrics;
 mod request_info;
+mod resource_metrics;
 mod review_cache;
 mod serving;
 pub mod serving_ca;
@@ -34,7 +37,8 @@ mod tests;
 use std::sync::Arc;
 
 use axum::extract::{Extension, State};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderMap, header};
+use axum::response::Response;
 use axum::routing::get;
 use axum::{Router, middleware};
 use tokio::net::TcpListener;
@@ -52,6 +56,11 @@ pub use own_metrics::{OwnMetrics, metrics_routes};
 pub use request_info::{RequestInfo, ResourceInfo};
 pub use serving::{CertificateError, SelfSigned, ServingCertificate, self_signed};
 pub use status::{ApiStatus, Cause, Details};
+
+use custom_metrics::CustomMetrics;
+use external_metrics::ExternalMetrics;
+use resource_metrics::ResourceMetrics;
+use wire::Encoding;
 
 use crate::policy::Board;
 use crate::probes::Progress;
@@ -109,20 +118,39 @@ impl Server {
         Ok(())
     }
 
+    /// The metrics of all groups.
+    fn apis(&self) -> Router {
+        let (board, clock, metrics) = (self.board.clone(), self.clock, self.metrics.clone());
+        let external_metrics = ExternalMetrics { board, clock, metrics };
+        let (board, metrics) = (self.board.clone(), self.metrics.clone());
+        let custom_metrics = CustomMetrics { board, clock, metrics };
+        let (board, metrics) = (self.board.clone(), self.metrics.clone());
+        let resource_metrics = ResourceMetrics { board, clock, metrics };
+        let external_of = |path: &str| format!("/apis/external.metrics.k8s.io/v1beta1{path}");
+        let custom_of = |path: &str| format!("/apis/custom.metrics.k8s.io/{{version}}{path}");
+        let pods_of = |path: &str| format!("/apis/metrics.k8s.io/{{version}}{path}");
+        let external = get(external).with_state(external_metrics);
+        let custom = get(custom).with_state(custom_metrics);
+        let resources = get(resources).with_state(resource_metrics);
+        Router::new()
+            .route(&external_of("/namespaces/{namespace}/{metric}"), external)
+            .route(&custom_of("/namespaces/{namespace}/{resource}/{name}/{metric}"), custom.clone())
+            .route(&custom_of("/namespaces/{namespace}/metrics/{metric}"), custom.clone())
+            .route(&custom_of("/{resource}/{name}/{metric}"), custom)
+            .route(&pods_of("/pods"), resources.clone())
+            .route(&pods_of("/namespaces/{namespace}/pods"), resources.clone())
+            .route(&pods_of("/namespaces/{namespace}/pods/{name}"), resources)
+    }
+
     fn router(self) -> Router {
-        let external = external_metrics::ExternalMetrics {
-            board: self.board,
-            clock: self.clock,
-            metrics: self.metrics.clone(),
-        };
+        let apis = self.apis();
         let gate = Arc::new(access::Gate {
             authentication: self.authentication,
             authorization: self.authorization,
             metrics: self.metrics.clone(),
         });
-        let external_path = "/apis/external.metrics.k8s.io/v1beta1/namespaces/{namespace}/{metric}";
         Router::new()
-            .route(external_path, get(external_metric).with_state(external))
+            .merge(apis)
             .route_layer(middleware::from_fn_with_state(self.groups, groups::only_served))
             .merge(discovery::routes(self.groups))
             .route_layer(middleware::from_fn(compression::compressed))
@@ -140,19 +168,49 @@ impl Server {
     }
 }
 
-/// Reads what was authorised, not the path again.
-async fn external_metric(
-    State(external): State<external_metrics::ExternalMetrics>,
+/// What a handler answers: what was authorised is read, not the path again.
+async fn external(
+    State(external): State<ExternalMetrics>,
     Extension(info): Extension<RequestInfo>,
-) -> Response {
-    let Some(resource) = info.resource.filter(|resource| resource.name.is_empty()) else {
-        return ApiStatus::no_such_path().into_response();
-    };
-    if info.verb == "watch" {
-        return ApiStatus::method_not_allowed().into_response();
-    }
-    match external.list(&resource.namespace, &resource.resource, &info.label_selector) {
-        Ok(list) => status::json_response(axum::http::StatusCode::OK, &list),
-        Err(status) => status.into_response(),
-    }
+    headers: HeaderMap,
+) -> Result<Response, ApiStatus> {
+    let resource = info.resource.filter(|resource| resource.name.is_empty());
+    let resource = resource.ok_or_else(ApiStatus::no_such_path)?;
+    let encoding = encoding(&info.verb, &headers)?;
+    let (namespace, metric) = (&resource.namespace, &resource.resource);
+    let list = external.list(namespace, metric, &info.label_selector, encoding)?;
+    Ok(status::body_response(encoding, list))
+}
+
+async fn custom(
+    State(custom): State<CustomMetrics>,
+    Extension(info): Extension<RequestInfo>,
+    headers: HeaderMap,
+) -> Result<Response, ApiStatus> {
+    let encoding = encoding(&info.verb, &headers)?;
+    Ok(status::body_response(encoding, custom.list(&info, encoding)?))
+}
+
+async fn resources(
+    State(resources): State<ResourceMetrics>,
+    Extension(info): Extension<RequestInfo>,
+    headers: HeaderMap,
+) -> Result<Response, ApiStatus> {
+    not_watched(&info.verb)?;
+    resources.answer(&info, accept(&headers))
+}
+
+fn encoding(verb: &str, headers: &HeaderMap) -> Result<Encoding, ApiStatus> {
+    not_watched(verb)?;
+    // kubectl asks for tables first and for anything else after it; who admits nothing that is served gets JSON, as every
+    // adapter of the field answers.
+    Ok(Encoding::negotiate(accept(headers)).unwrap_or(Encoding::Json))
+}
+
+fn accept(headers: &HeaderMap) -> Option<&str> {
+    headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok())
+}
+
+fn not_watched(verb: &str) -> Result<(), ApiStatus> {
+    if verb == "watch" { Err(ApiStatus::method_not_allowed()) } else { Ok(()) }
 }

@@ -34,7 +34,7 @@
 //!   -> sources    collect: a Batch of samples, or why there are none
 //!   -> store      keep:    bounded windows per series; knows counter resets and staleness
 //!   -> policy     decide:  thresholds over the windows give a Decision (pure, takes `now`)
-//!   -> adapter    serve:   external.metrics.k8s.io                               process 2, in the cluster
+//!   -> adapter    serve:   external, custom and resource metrics                process 2, in the cluster
 //!   ==> kube-apiserver -> HPA -> Deployment
 //!
 //! controller -> policy     ScalingPolicy objects and their workloads, from the side; status is written back

@@ -137,6 +137,7 @@ impl<S: Source> Pipeline<S> {
         let now = self.clock.now();
         let mut seats = Seats::default();
         let mut known = BTreeSet::new();
+        let mut undecided = Vec::new();
         for assignment in roster.iter() {
             match assignment {
                 Assignment::Active { policy, workload } => {
@@ -145,7 +146,9 @@ impl<S: Source> Pipeline<S> {
                         Some(seat) => seat.updated(policy, workload),
                         None => {
                             let rested = self.seats.rested(&policy.id);
-                            self.welcome(Seat::new(policy, workload, rested, now.monotonic))
+                            let seat = Seat::new(policy, workload, rested, now.monotonic);
+                            undecided.push((policy.id.clone(), welcome(&seat)));
+                            seat
                         }
                     };
                     if seat.wants_decision() {
@@ -160,10 +163,11 @@ impl<S: Source> Pipeline<S> {
                     }
                     self.metrics.forget(id);
                     let unserved = Unserved { reason, message: message.clone() };
-                    self.board.publish(id, EntryState::Unserved(unserved));
+                    undecided.push((id.clone(), EntryState::Unserved(unserved)));
                 }
             }
         }
+        self.board.publish_all(undecided);
         self.board.retain(|id| known.contains(id));
         // Those who were not taken over have left.
         self.seats.ids().for_each(|id| self.metrics.forget(id));
@@ -173,13 +177,6 @@ impl<S: Source> Pipeline<S> {
         self.store.set_history(self.seats.history());
         self.source.set_targets(self.seats.targets());
         self.metrics.count_policies(self.seats.len(), known.len() - self.seats.len());
-    }
-
-    fn welcome(&self, seat: Seat) -> Seat {
-        let id = seat.id();
-        info!(namespace = %id.namespace, name = %id.name, pods = seat.live_pods(), "policy is new");
-        self.board.publish(id, EntryState::Unserved(seat.no_samples_yet()));
-        seat
     }
 
     /// Store: what a pod said, or that it said nothing; its policies are decided soon.
@@ -228,6 +225,13 @@ impl<S: Source> Pipeline<S> {
             tokio::task::yield_now().await;
         }
     }
+}
+
+/// What is told of a policy that was never decided.
+fn welcome(seat: &Seat) -> EntryState {
+    let id = seat.id();
+    info!(namespace = %id.namespace, name = %id.name, pods = seat.live_pods(), "policy is new");
+    EntryState::Unserved(seat.no_samples_yet())
 }
 
 #[cfg(test)]

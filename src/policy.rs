@@ -36,14 +36,14 @@ mod simulation;
 #[cfg(test)]
 mod tests;
 
-pub use board::{Board, Entry, EntryState};
+pub use board::{Board, Entry, EntryState, Namespace, Standing};
 pub use decider::Decider;
 pub use decision::{
-    Coverage, DEMAND_METRIC, Decision, Finding, LeftOut, LeftOutReason, POLICY_LABEL, PodPressure,
-    Quantile, SignalDecision, Total, TotalKind, Unserved,
+    Coverage, DEMAND_METRIC, Decision, Finding, LeftOut, LeftOutReason, ObjectReading,
+    POLICY_LABEL, PodReading, PodUsage, Quantile, SignalDecision, Total, TotalKind, Unserved,
 };
 pub use model::{
-    Aggregate, Assignment, Endpoint, LatencyTarget, Learned, LearnedSignal, Pod, Policy, PolicyId,
-    Port, Scheme, Signal, SignalKind, TargetRef, Workload,
+    Aggregate, Assignment, DescribedObject, Endpoint, LatencyTarget, Learned, LearnedSignal, Pod,
+    Policy, PolicyId, Port, Scheme, Signal, SignalKind, TargetRef, Workload,
 };
 pub use threshold::Threshold;

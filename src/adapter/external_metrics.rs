@@ -4,41 +4,39 @@
 //! error that names what is missing. Never: some of the items (an HPA adds them up, and half a sum scales down), a value
 //! older than its policy's `staleAfter`, or a network. Source: metrics `pkg/apis/external_metrics/v1beta1/types.go`.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-use serde::Serialize;
+use bytes::Bytes;
 
-use super::own_metrics::OwnMetrics;
-use super::status::{ApiStatus, Cause, Details};
-use crate::policy::{
-    Board, Coverage, DEMAND_METRIC, Decision, EntryState, LeftOut, LeftOutReason, POLICY_LABEL,
-    Policy, PolicyId, SignalKind, TotalKind, Unserved,
+use super::answers::{
+    Answers, ExternalAnswer, Failure, Reading, decided, fresh, labels, policies_named, unserved,
 };
-use crate::quantity::Quantity;
-use crate::sample::{Labels, Selector};
-use crate::time::{Clock, Now, Timestamp};
+use super::own_metrics::OwnMetrics;
+use super::status::{ApiStatus, Details};
+use super::wire::{self, Encoding, ExternalItem};
+use crate::policy::{
+    Board, Coverage, DEMAND_METRIC, Decision, Entry, LeftOut, LeftOutReason, POLICY_LABEL, Policy,
+    SignalKind, TotalKind, Unserved,
+};
+use crate::sample::Selector;
+use crate::time::{Clock, Now};
 use crate::units::Measure;
 
 /// The API group.
 const GROUP: &str = "external.metrics.k8s.io";
-/// Policies that an error names before it says "and N more".
-const POLICIES_NAMED: usize = 20;
-
 /// Pods that an error names before it says "and N more".
 const PODS_NAMED: usize = 3;
 
 /// The metrics that exist; their names are a contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Metric {
+pub(super) enum Metric {
     Demand,
     SignalDemand,
     Total(TotalKind),
     Latency,
 }
 
-const METRICS: [(&str, Metric); 7] = [
+pub(super) const METRICS: [(&str, Metric); 7] = [
     (DEMAND_METRIC, Metric::Demand),
     ("headroom_signal_demand", Metric::SignalDemand),
     ("headroom_tasks", Metric::Total(TotalKind::Tasks)),
@@ -49,8 +47,10 @@ const METRICS: [(&str, Metric); 7] = [
 ];
 
 impl Metric {
-    fn named(name: &str) -> Option<Self> {
-        METRICS.iter().find(|(known, _)| *known == name).map(|(_, metric)| *metric)
+    /// The metric and its place among all.
+    fn named(name: &str) -> Option<(usize, Self)> {
+        let place = METRICS.iter().position(|(known, _)| *known == name)?;
+        Some((place, METRICS[place].1))
     }
 
     /// Labels of its items besides `policy`, whose values only a decision tells.
@@ -63,27 +63,6 @@ impl Metric {
     }
 }
 
-/// The wire form of an answer.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct ExternalMetricValueList {
-    kind: &'static str,
-    api_version: &'static str,
-    metadata: BTreeMap<String, String>,
-    items: Vec<ExternalMetricValue>,
-}
-
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct ExternalMetricValue {
-    metric_name: String,
-    metric_labels: BTreeMap<String, String>,
-    timestamp: String,
-    /// Whole seconds.
-    window: u64,
-    value: String,
-}
-
 /// Answers from the board.
 #[derive(Clone, Debug)]
 pub(super) struct ExternalMetrics {
@@ -92,14 +71,24 @@ pub(super) struct ExternalMetrics {
     pub(super) metrics: OwnMetrics,
 }
 
-/// A policy that cannot be said, of those that a request is about.
-struct Failure {
-    policy: Arc<str>,
-    why: Unserved,
+/// A request.
+struct Asked {
+    /// Its place in [`METRICS`], and itself.
+    metric: (usize, Metric),
+    picks: Selector,
+    encoding: Encoding,
+    now: Now,
+}
+
+/// What a request picked.
+#[derive(Default)]
+struct Picked {
+    items: Vec<Bytes>,
+    failures: Vec<Failure>,
 }
 
 impl ExternalMetrics {
-    /// The items of `metric` in `namespace` that the selector picks; at least one.
+    /// The items of `metric` in `namespace` that the selector picks, at least one, as a list.
     ///
     /// # Errors
     /// 400 for a malformed selector, 404 if there is no such metric or item, 503 if one of the items cannot be said now.
@@ -108,62 +97,79 @@ impl ExternalMetrics {
         namespace: &str,
         metric: &str,
         selector: &str,
-    ) -> Result<ExternalMetricValueList, ApiStatus> {
-        let now = self.clock.now();
-        let kind = Metric::named(metric).ok_or_else(|| unknown_metric(metric))?;
-        let picks = Selector::parse(selector).map_err(|error| {
-            ApiStatus::bad_request(format!("labelSelector {selector:?}: {error}"))
-        })?;
-        let mut items = Vec::new();
-        let mut failures = Vec::new();
-        for (id, state) in self.candidates(namespace, &picks) {
-            match read(kind, &id, &state, &picks, now) {
-                Ok(readings) => items.extend(readings),
-                Err(why) => failures.push(Failure { policy: id.name, why }),
+        encoding: Encoding,
+    ) -> Result<Bytes, ApiStatus> {
+        let asked = Asked {
+            metric: Metric::named(metric).ok_or_else(|| unknown_metric(metric))?,
+            picks: Selector::parse(selector).map_err(|error| {
+                ApiStatus::bad_request(format!("labelSelector {selector:?}: {error}"))
+            })?,
+            encoding,
+            now: self.clock.now(),
+        };
+        let mut picked = Picked::default();
+        if let Some(policies) = self.board.namespace(namespace) {
+            match asked.picks.only_value(POLICY_LABEL) {
+                Some(name) => {
+                    policies
+                        .get(name)
+                        .into_iter()
+                        .for_each(|entry| self.pick(&asked, entry, &mut picked));
+                }
+                None => policies.iter().for_each(|entry| self.pick(&asked, entry, &mut picked)),
             }
         }
-        if !failures.is_empty() {
-            return Err(unserved(namespace, metric, failures));
+        if !picked.failures.is_empty() {
+            return Err(unserved(namespace, details(metric), picked.failures));
         }
-        if items.is_empty() {
+        if picked.items.is_empty() {
             return Err(self.nothing_picked(namespace, metric, selector));
         }
-        for item in &items {
-            self.metrics.served(now.wall.since(item.sampled_at));
-        }
-        let items = items.into_iter().map(|item| item.named(metric)).collect();
-        Ok(ExternalMetricValueList {
-            kind: "ExternalMetricValueList",
-            api_version: "external.metrics.k8s.io/v1beta1",
-            metadata: BTreeMap::new(),
-            items,
-        })
+        Ok(wire::list(ExternalItem::LIST, encoding, picked.items.iter().map(|item| &item[..])))
     }
 
-    /// The policies whose items the selector could pick: one look-up if it names the policy, as generated HPAs do.
-    fn candidates(&self, namespace: &str, picks: &Selector) -> Vec<(PolicyId, Arc<EntryState>)> {
-        match picks.only_value(POLICY_LABEL) {
-            None => self.board.in_namespace(namespace),
-            Some(name) => {
-                let id = PolicyId { namespace: namespace.into(), name: name.into() };
-                self.board.get(&id).map(|state| (id, state)).into_iter().collect()
+    /// The items of one policy that the selector picks, or why one of them cannot be said.
+    fn pick(&self, asked: &Asked, entry: &Entry, picked: &mut Picked) {
+        let (standing, name) = (entry.load(), &entry.id.name);
+        let failed = |why| Failure { policy: name.clone(), why };
+        let (policy, decision) = match decided(&standing) {
+            Ok(decided) => decided,
+            Err(why) => {
+                let known = labels(name, &[]);
+                if asked.picks.may_match(&known, asked.metric.1.own_labels()) {
+                    picked.failures.push(failed(why.clone()));
+                }
+                return;
             }
-        }
+        };
+        let (place, metric) = asked.metric;
+        standing.made(|answers: &Answers| {
+            let answers = answers.external(place, || made(metric, name, policy, decision));
+            for answer in answers.iter().filter(|answer| asked.picks.matches(&answer.labels)) {
+                match fresh(decision, asked.now)
+                    .and(answer.value.as_ref().copied().map_err(Unserved::clone))
+                {
+                    Ok(reading) => {
+                        self.metrics.served(asked.now.wall.since(reading.sampled_at));
+                        picked.items.push(answer.encoded(
+                            METRICS[place].0,
+                            reading,
+                            asked.encoding,
+                        ));
+                    }
+                    Err(why) => return picked.failures.push(failed(why)),
+                }
+            }
+        });
     }
 
     fn nothing_picked(&self, namespace: &str, metric: &str, selector: &str) -> ApiStatus {
-        let policies = self.board.in_namespace(namespace);
-        if policies.is_empty() {
+        let policies = self.board.namespace(namespace);
+        let Some(policies) = policies else {
             let message = format!("{metric}: there is no ScalingPolicy in namespace {namespace:?}");
             return ApiStatus::not_found(message).about(details(metric));
-        }
-        let mut names: Vec<&str> = policies.iter().map(|(id, _)| &*id.name).collect();
-        let more = names.len().saturating_sub(POLICIES_NAMED);
-        names.truncate(POLICIES_NAMED);
-        let mut known = names.join(", ");
-        if more > 0 {
-            known.push_str(&format!(" and {more} more"));
-        }
+        };
+        let known = policies_named(&policies);
         let what = match selector.trim() {
             "" => "no policy has it".to_owned(),
             selector => format!("the selector {selector:?} picks nothing"),
@@ -174,84 +180,13 @@ impl ExternalMetrics {
     }
 }
 
-/// An item before it has the metric's name and the wire's types.
-#[derive(Debug)]
-struct Item {
-    labels: Labels,
-    value: Quantity,
-    sampled_at: Timestamp,
-    window: Duration,
-}
-
-impl Item {
-    fn named(self, metric: &str) -> ExternalMetricValue {
-        ExternalMetricValue {
-            metric_name: metric.to_owned(),
-            metric_labels: self
-                .labels
-                .iter()
-                .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .collect(),
-            timestamp: self.sampled_at.to_string(),
-            window: self.window.as_secs(),
-            value: self.value.to_string(),
-        }
-    }
-}
-
-/// The items of one policy that the selector picks, or why one of them cannot be said.
-fn read(
-    metric: Metric,
-    id: &PolicyId,
-    state: &EntryState,
-    picks: &Selector,
-    now: Now,
-) -> Result<Vec<Item>, Unserved> {
-    let (policy, decision) = match state {
-        EntryState::Decided { policy, decision } => (policy, decision),
-        EntryState::Unserved(why) => {
-            let known = labels(&id.name, &[]);
-            let concerned = picks.may_match(&known, metric.own_labels());
-            return if concerned { Err(why.clone()) } else { Ok(Vec::new()) };
-        }
+/// All answers of a decided policy to a metric.
+fn made(metric: Metric, name: &str, policy: &Policy, decision: &Decision) -> Vec<ExternalAnswer> {
+    let answer = |(own, value): (OwnLabels, Result<f64, Unserved>)| {
+        let reading = |value| Reading::new(value, decision.sampled_at, decision.window);
+        ExternalAnswer::new(labels(name, &own), value.and_then(reading))
     };
-    let mut items = Vec::new();
-    for (own_labels, value) in readings(metric, policy, decision) {
-        let labels = labels(&id.name, &own_labels);
-        if !picks.matches(&labels) {
-            continue;
-        }
-        fresh(decision, now)?;
-        let value = Quantity::from_served(value?).ok_or_else(|| Unserved {
-            reason: "NotANumber",
-            message: "the value is not a number".to_owned(),
-        })?;
-        items.push(Item {
-            labels,
-            value,
-            sampled_at: decision.sampled_at,
-            window: decision.window,
-        });
-    }
-    Ok(items)
-}
-
-/// A decision stands for `staleAfter`: the HPA only logs timestamps (kubernetes
-/// `pkg/controller/podautoscaler/horizontal.go`), so that age must become an error.
-fn fresh(decision: &Decision, now: Now) -> Result<(), Unserved> {
-    let age = now.monotonic.since(decision.decided);
-    if age <= decision.stale_after {
-        return Ok(());
-    }
-    Err(Unserved {
-        reason: "Stale",
-        message: format!(
-            "stale: last decided {:.0} s ago, staleAfter is {:.0} s; last sample at {}",
-            age.as_secs_f64(),
-            decision.stale_after.as_secs_f64(),
-            decision.sampled_at
-        ),
-    })
+    readings(metric, policy, decision).into_iter().map(answer).collect()
 }
 
 type OwnLabels = Vec<(&'static str, String)>;
@@ -363,11 +298,6 @@ fn missing_signal(decision: &Decision, name: &str) -> Unserved {
     }
 }
 
-fn labels(policy: &str, own: &[(&'static str, String)]) -> Labels {
-    let own = own.iter().map(|(name, value)| (*name, value.as_str()));
-    std::iter::once((POLICY_LABEL, policy)).chain(own).collect()
-}
-
 fn details(metric: &str) -> Details {
     Details { kind: metric.to_owned(), group: GROUP.to_owned(), ..Details::default() }
 }
@@ -377,77 +307,4 @@ fn unknown_metric(metric: &str) -> ApiStatus {
     let message =
         format!("there is no external metric {metric:?}; there are: {}", known.join(", "));
     ApiStatus::not_found(message).about(details(metric))
-}
-
-fn unserved(namespace: &str, metric: &str, mut failures: Vec<Failure>) -> ApiStatus {
-    let more = failures.len().saturating_sub(POLICIES_NAMED);
-    failures.truncate(POLICIES_NAMED);
-    let sentence = |failure: &Failure| {
-        format!("policy {namespace}/{}: {}", failure.policy, failure.why.message)
-    };
-    let mut message: String =
-        format!("{metric}: {}", failures.iter().map(sentence).collect::<Vec<_>>().join("; "));
-    if more > 0 {
-        message.push_str(&format!("; and {more} more policies"));
-    }
-    let causes = failures
-        .into_iter()
-        .map(|failure| Cause {
-            reason: failure.why.reason,
-            message: failure.why.message,
-            field: failure.policy.to_string(),
-        })
-        .collect();
-    ApiStatus::unavailable(message).about(Details { causes, ..details(metric) })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::policy::Learned;
-    use crate::time::Moment;
-
-    /// The decision stands for 20 s; `check(age, expected message)`.
-    fn check(age: Duration, expected: Option<&str>) {
-        let decided = Moment::after_start(Duration::from_secs(100));
-        let decision = Decision {
-            policy: PolicyId { namespace: "shop".into(), name: "checkout".into() },
-            generation: 1,
-            decided,
-            stale_after: Duration::from_secs(20),
-            sampled_at: Timestamp::from_millis(1_790_000_000_999),
-            window: Duration::from_secs(30),
-            demand: Ok(1.0),
-            driver: None,
-            signals: Vec::new(),
-            coverage: Coverage::default(),
-            totals: Vec::new(),
-            quantiles: Vec::new(),
-            pods: Vec::new(),
-            left_out: Vec::new(),
-            findings: Vec::new(),
-            learned: Learned::default(),
-        };
-        let now = Now { monotonic: decided + age, wall: Timestamp::default() };
-        let message = fresh(&decision, now).err().map(|why| why.message);
-        assert_eq!(message.as_deref(), expected, "{age:?}");
-    }
-
-    #[test]
-    fn case_39_a_decision_stands_for_stale_after_and_not_a_moment_longer() {
-        check(Duration::ZERO, None);
-        check(Duration::from_secs(20), None);
-        check(
-            Duration::from_millis(20_001),
-            Some(
-                "stale: last decided 20 s ago, staleAfter is 20 s; last sample at 2026-09-21T14:13:20Z",
-            ),
-        );
-        check(
-            Duration::from_secs(47),
-            Some(
-                "stale: last decided 47 s ago, staleAfter is 20 s; last sample at 2026-09-21T14:13:20Z",
-            ),
-        );
-    }
 }

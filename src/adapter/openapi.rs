@@ -259,6 +259,7 @@ fn custom(root: &str) -> Vec<Operation> {
 fn resource_metrics(root: &str) -> Vec<Operation> {
     let picks =
         in_query("labelSelector", "Which pods are wanted, by their labels. All without it.");
+    let fields = in_query("fieldSelector", "The one pod that is wanted, as metadata.name=NAME.");
     let name = in_path("name", "The pod's name.");
     let pods = |path: &str, id: &str, description, action, parameters, kind: &str| Operation {
         path: format!("{root}{path}"),
@@ -275,7 +276,7 @@ fn resource_metrics(root: &str) -> Vec<Operation> {
             "listPodMetricsOfAllNamespaces",
             "What the pods of all namespaces use.",
             "list",
-            vec![picks],
+            vec![picks, fields],
             "PodMetricsList",
         ),
         pods(
@@ -283,7 +284,7 @@ fn resource_metrics(root: &str) -> Vec<Operation> {
             "listPodMetrics",
             "What the pods of a namespace use.",
             "list",
-            vec![NAMESPACE, picks],
+            vec![NAMESPACE, picks, fields],
             "PodMetricsList",
         ),
         pods(

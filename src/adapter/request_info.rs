@@ -18,6 +18,10 @@ pub struct RequestInfo {
     pub resource: Option<ResourceInfo>,
     /// The decoded `labelSelector`; empty if there is none.
     pub label_selector: String,
+    /// The decoded `metricLabelSelector`; empty if there is none.
+    pub metric_label_selector: String,
+    /// The decoded `fieldSelector`; empty if there is none.
+    pub field_selector: String,
 }
 
 /// The resource part of a path; absent parts are empty.
@@ -50,13 +54,16 @@ impl RequestInfo {
             None => method.as_str().to_lowercase(),
             Some(resource) => resource_verb(method, resource, &query).to_owned(),
         };
-        Self { verb, path, resource, label_selector: query.label_selector }
+        let Parameters { label_selector, metric_label_selector, field_selector, .. } = query;
+        Self { verb, path, resource, label_selector, metric_label_selector, field_selector }
     }
 }
 
 /// The query parameters that matter here; of several with one name the first counts, as in Go.
 struct Parameters {
     label_selector: String,
+    metric_label_selector: String,
+    field_selector: String,
     watch: bool,
 }
 
@@ -68,6 +75,8 @@ impl Parameters {
             |name: &str| pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
         Self {
             label_selector: first("labelSelector").unwrap_or_default().to_owned(),
+            metric_label_selector: first("metricLabelSelector").unwrap_or_default().to_owned(),
+            field_selector: first("fieldSelector").unwrap_or_default().to_owned(),
             watch: first("watch").is_some_and(|v| v != "0" && !v.eq_ignore_ascii_case("false")),
         }
     }

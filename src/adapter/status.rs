@@ -5,9 +5,12 @@
 //! answer by its `Content-Type`, whatever it asked for (client-go `rest/request.go`). Source: apimachinery
 //! `pkg/apis/meta/v1/types.go`, `pkg/api/errors/errors.go`.
 
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use serde::Serialize;
+
+use super::wire::Encoding;
 
 /// A refusal or failure, as Kubernetes clients understand it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -179,6 +182,12 @@ pub(super) fn json_response<T: Serialize>(code: StatusCode, body: &T) -> Respons
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
     }
+}
+
+/// An answer that is encoded already.
+pub(super) fn body_response(encoding: Encoding, body: Bytes) -> Response {
+    let content_type = HeaderValue::from_static(encoding.content_type());
+    ([(header::CONTENT_TYPE, content_type)], body).into_response()
 }
 
 #[cfg(test)]

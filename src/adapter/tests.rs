@@ -5,6 +5,7 @@
 
 mod access;
 mod connection;
+mod custom;
 mod discovery;
 mod external;
 
@@ -30,8 +31,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::policy::{
-    Coverage, Decision, Endpoint, EntryState, Learned, Policy, PolicyId, Port, Scheme, TargetRef,
-    Unserved,
+    Coverage, Decision, DescribedObject, Endpoint, EntryState, Learned, Policy, PolicyId, Port,
+    Scheme, TargetRef, Unserved,
 };
 use crate::time::{Moment, Timestamp};
 use crate::units::{Measure, Ratio};
@@ -407,6 +408,13 @@ fn policy(id: PolicyId) -> Policy {
 fn decision(id: &PolicyId, decided: Moment, demand: Result<f64, Unserved>) -> Decision {
     Decision {
         policy: id.clone(),
+        target: DescribedObject {
+            api_version: "apps/v1".into(),
+            kind: "Deployment".into(),
+            resource: "deployments".into(),
+            namespace: Some("shop".into()),
+            name: "checkout".into(),
+        },
         generation: 1,
         decided,
         stale_after: Duration::from_secs(20),
@@ -419,6 +427,7 @@ fn decision(id: &PolicyId, decided: Moment, demand: Result<f64, Unserved>) -> De
         totals: Vec::new(),
         quantiles: Vec::new(),
         pods: Vec::new(),
+        objects: Vec::new(),
         left_out: Vec::new(),
         findings: Vec::new(),
         learned: Learned::default(),

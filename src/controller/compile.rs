@@ -369,6 +369,7 @@ fn signal_kind(path: &str, spec: &PolicySignal, problems: &mut Problems) -> Opti
             name,
             aggregate,
             threshold,
+            describes: None,
         }));
     }
     if kinds.len() != 1 {

@@ -45,6 +45,8 @@ pub(super) enum ScaleReading {
         spec_replicas: u32,
         status_replicas: u32,
         selector: Selector,
+        /// The plural of the target's kind in paths.
+        resource: Arc<str>,
     },
     /// There is no such object, kind or scale.
     NotFound(String),
@@ -394,10 +396,11 @@ impl Index {
             Some(ScaleReading::Unreadable(message)) => {
                 refused(reason::TARGET_UNREADABLE, message.clone())
             }
-            Some(ScaleReading::Known { spec_replicas, status_replicas, selector }) => {
+            Some(ScaleReading::Known { spec_replicas, status_replicas, selector, resource }) => {
                 let workload = Workload {
                     spec_replicas: *spec_replicas,
                     status_replicas: *status_replicas,
+                    resource: resource.clone(),
                     pods: self.pods_of(policy, selector),
                 };
                 let workload = self.keep_workload(&seen.id, workload);
@@ -480,7 +483,12 @@ mod tests {
 
     fn scale(spec_replicas: u32) -> ScaleReading {
         let selector = Selector::parse("app=checkout").expect("a selector");
-        ScaleReading::Known { spec_replicas, status_replicas: 1, selector }
+        ScaleReading::Known {
+            spec_replicas,
+            status_replicas: 1,
+            selector,
+            resource: "deployments".into(),
+        }
     }
 
     /// One policy, one target of two replicas, one pod.

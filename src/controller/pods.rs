@@ -42,6 +42,7 @@ pub(super) struct SeenPod {
 struct SeenPort {
     name: Option<Arc<str>>,
     number: u16,
+    container: Option<Arc<str>>,
     /// What its container may use: its own limit within the pod's; `None` where neither has one.
     cpu_limit: Option<CpuCores>,
 }
@@ -61,6 +62,8 @@ impl SeenPod {
         policy::Pod {
             key: self.key.clone(),
             name: self.name.clone(),
+            labels: self.labels.clone(),
+            container: owner.and_then(|seen| seen.container.clone()),
             ip: self.ip,
             port: number,
             started_at: self.started_at,
@@ -192,7 +195,12 @@ impl PodView {
             let ports = container.ports.iter().flatten().filter(|port| tcp(port));
             let seen = ports.filter_map(|port| {
                 let number = u16::try_from(port.container_port).ok()?;
-                Some(SeenPort { name: port.name.as_deref().map(Arc::from), number, cpu_limit })
+                Some(SeenPort {
+                    name: port.name.as_deref().map(Arc::from),
+                    number,
+                    container: Some(container.name.as_str().into()),
+                    cpu_limit,
+                })
             });
             seen.collect::<Vec<_>>()
         };
@@ -322,6 +330,8 @@ pub(super) mod tests {
             ready_since: Some(Timestamp::from_millis(1_790_000_000_000)),
             ended: false,
             cpu_limit: CpuCores::new(1.5).ok(),
+            labels: [("app", "checkout")].into_iter().collect(),
+            container: Some("app".into()),
         };
         assert_eq!(pod, expected);
     }

@@ -274,7 +274,8 @@ mod tests {
     use super::*;
     use crate::controller::index::SeenPolicy;
     use crate::policy::{
-        Coverage, Endpoint, PolicyId, Port, Scheme, Signal, SignalKind, TargetRef, Threshold,
+        Coverage, DescribedObject, Endpoint, PolicyId, Port, Scheme, Signal, SignalKind, TargetRef,
+        Threshold,
     };
     use crate::time::Moment;
     use crate::units::{Ratio, TaskCount};
@@ -319,13 +320,25 @@ mod tests {
     }
 
     fn active() -> Ruling {
-        let workload = Workload { spec_replicas: 4, status_replicas: 4, pods: Vec::new() };
+        let workload = Workload {
+            spec_replicas: 4,
+            status_replicas: 4,
+            resource: "deployments".into(),
+            pods: Vec::new(),
+        };
         ruling(Assignment::Active { policy: policy(), workload: Arc::new(workload) })
     }
 
     fn decision(change: impl FnOnce(&mut Decision)) -> EntryState {
         let mut decision = Decision {
             policy: id(),
+            target: DescribedObject {
+                api_version: "apps/v1".into(),
+                kind: "Deployment".into(),
+                resource: "deployments".into(),
+                namespace: Some("shop".into()),
+                name: "checkout".into(),
+            },
             generation: 3,
             decided: Moment::after_start(Duration::from_secs(100)),
             stale_after: Duration::from_secs(20),
@@ -346,6 +359,7 @@ mod tests {
             totals: Vec::new(),
             quantiles: Vec::new(),
             pods: Vec::new(),
+            objects: Vec::new(),
             left_out: Vec::new(),
             findings: Vec::new(),
             learned: Learned::default(),

@@ -320,7 +320,7 @@ impl Follower {
             Api::namespaced_with(self.client.clone(), &self.key.namespace, resource);
         let (kind, name) = (&self.key.target.kind, &self.key.target.name);
         match tokio::time::timeout(READ_DEADLINE, api.get_scale(name)).await {
-            Ok(Ok(scale)) => reading(kind, name, &scale),
+            Ok(Ok(scale)) => reading(kind, name, &resource.plural, &scale),
             Ok(Err(error)) if is_not_found(&error) => {
                 ScaleReading::NotFound(format!("there is no {kind} {name} with a scale"))
             }
@@ -339,7 +339,7 @@ impl Follower {
 }
 
 /// An empty selector would select every pod of the namespace; the HPA refuses it too.
-fn reading(kind: &str, name: &str, scale: &Scale) -> ScaleReading {
+fn reading(kind: &str, name: &str, resource: &str, scale: &Scale) -> ScaleReading {
     let replicas = |count: i32| u32::try_from(count).unwrap_or(0);
     let status = scale.status.as_ref();
     let text = status.and_then(|status| status.selector.as_deref()).unwrap_or_default();
@@ -355,6 +355,7 @@ fn reading(kind: &str, name: &str, scale: &Scale) -> ScaleReading {
             ),
             status_replicas: replicas(status.map_or(0, |status| status.replicas)),
             selector,
+            resource: resource.into(),
         },
         Err(error) => {
             ScaleReading::Unreadable(format!("the selector {text:?} of {kind} {name}: {error}"))

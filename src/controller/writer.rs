@@ -306,8 +306,13 @@ impl PolicyMemory {
         }
         let policy = &ruling.policy;
         let state = board.get(&policy.id);
-        let wanted =
-            status::wanted(ruling, state.as_deref(), self.finding.as_ref(), &self.written, now)?;
+        let wanted = status::wanted(
+            ruling,
+            state.as_ref().map(|standing| standing.state()),
+            self.finding.as_ref(),
+            &self.written,
+            now,
+        )?;
         let since_written = self.written_at.map(|at| now.monotonic.since(at));
         status::due(&wanted, &self.written, since_written).then(|| Job::Status {
             id: policy.id.clone(),

@@ -111,14 +111,14 @@ impl Bench {
     }
 
     fn decision(&self, policy: &str) -> Option<Arc<Decision>> {
-        match &*self.board.get(&id(policy))? {
+        match self.board.get(&id(policy))?.state() {
             EntryState::Decided { decision, .. } => Some(decision.clone()),
             EntryState::Unserved(_) => None,
         }
     }
 
     fn unserved(&self, policy: &str) -> Option<Unserved> {
-        match &*self.board.get(&id(policy))? {
+        match self.board.get(&id(policy))?.state() {
             EntryState::Decided { .. } => None,
             EntryState::Unserved(unserved) => Some(unserved.clone()),
         }
@@ -238,6 +238,8 @@ fn pod(clock: Clock, name: &str) -> Pod {
         ready_since: Some(clock.now().wall),
         ended: false,
         cpu_limit: None,
+        labels: Labels::default(),
+        container: None,
     }
 }
 
@@ -248,6 +250,7 @@ fn active(name: &str, pods: &[&str]) -> Assignment {
     let workload = Workload {
         spec_replicas: replicas,
         status_replicas: replicas,
+        resource: "deployments".into(),
         pods: pods.iter().map(|name| pod(clock, name)).collect(),
     };
     Assignment::Active { policy: policy(name, 60 * SECOND), workload: Arc::new(workload) }
@@ -416,7 +419,12 @@ async fn scraped_pods_become_a_demand_and_the_one_that_hangs_is_named() {
 
     let mut policy = Policy::clone(&policy("checkout", 60 * SECOND));
     policy.endpoint.interval = SECOND;
-    let workload = Workload { spec_replicas: 2, status_replicas: 2, pods: pods.to_vec() };
+    let workload = Workload {
+        spec_replicas: 2,
+        status_replicas: 2,
+        resource: "deployments".into(),
+        pods: pods.to_vec(),
+    };
     let active = Assignment::Active { policy: Arc::new(policy), workload: Arc::new(workload) };
     let (_roster, roster) = watch::channel(Arc::new(vec![active]));
     let (clock, board, registry) = (Clock::start(), Arc::<Board>::default(), Registry::new());
@@ -438,7 +446,7 @@ async fn scraped_pods_become_a_demand_and_the_one_that_hangs_is_named() {
     let both_known = async {
         loop {
             if let Some(EntryState::Decided { decision, .. }) =
-                board.get(&id("checkout")).as_deref()
+                board.get(&id("checkout")).as_ref().map(|standing| standing.state())
                 && decision.demand.is_ok()
                 && decision
                     .left_out
@@ -499,15 +507,16 @@ async fn a_panic_in_one_decision_is_said_and_harms_no_other_policy() {
     pipeline.decide_dirty().await;
 
     let state = |name| board.get(&id(name)).expect("it is on the board");
-    let EntryState::Unserved(unserved) = &*state("cart") else { panic!("cart panicked") };
+    let cart = state("cart");
+    let EntryState::Unserved(unserved) = cart.state() else { panic!("cart panicked") };
     assert_eq!(unserved.reason, "InternalError");
-    assert!(matches!(&*state("checkout"), EntryState::Decided { .. }));
+    assert!(matches!(state("checkout").state(), EntryState::Decided { .. }));
 
     let seat = pipeline.seats.get_mut(&id("cart")).expect("cart is active");
     seat.decides_with(crate::policy::Decider::decide);
     pipeline.take_batch(&batch(clock, "a", Ok(100.0)));
     pipeline.decide_dirty().await;
-    assert!(matches!(&*state("cart"), EntryState::Decided { .. }), "the next batch heals it");
+    assert!(matches!(state("cart").state(), EntryState::Decided { .. }), "the next batch heals it");
 }
 
 #[tokio::test]
@@ -529,7 +538,9 @@ async fn two_policies_that_ask_one_pod_at_different_paths_read_only_their_own() 
     pipeline.decide_dirty().await;
     for (policy, demand) in [("checkout", 1.0), ("twin", 1.0), ("app", 7.0)] {
         let state = board.get(&id(policy)).expect("it is on the board");
-        let EntryState::Decided { decision, .. } = &*state else { panic!("{policy}: {state:?}") };
+        let EntryState::Decided { decision, .. } = state.state() else {
+            panic!("{policy}: {state:?}")
+        };
         assert_eq!(decision.demand, Ok(demand), "{policy}");
     }
     assert_eq!(pipeline.store.stats().pods, 2, "the twins share a window");
@@ -560,7 +571,7 @@ async fn learned() -> (watch::Sender<Arc<Vec<Assignment>>>, Pipeline<Fed>, Arc<B
 
 fn base_of_checkout(board: &Board) -> Option<f64> {
     let state = board.get(&id("checkout")).expect("it is on the board");
-    let EntryState::Decided { decision, .. } = &*state else { panic!("{state:?}") };
+    let EntryState::Decided { decision, .. } = state.state() else { panic!("{state:?}") };
     decision.learned.signals.first()?.base
 }
 

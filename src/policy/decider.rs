@@ -8,8 +8,9 @@ use super::memory::{Memory, Outcome};
 use super::observe::{FirstReady, Reading, View, remember_ready};
 use super::settle::pods_needed;
 use super::{
-    Decision, Finding, Learned, LeftOut, LeftOutReason, PodPressure, Policy, SignalKind, Total,
-    Unserved, Workload, refusal, signal_cpu, signal_latency, signal_plain,
+    Decision, DescribedObject, Finding, Learned, LeftOut, LeftOutReason, PodReading, Policy,
+    SignalKind, TargetRef, Total, Unserved, Workload, refusal, signal_cpu, signal_latency,
+    signal_plain,
 };
 use crate::store::Store;
 use crate::time::Now;
@@ -77,6 +78,7 @@ impl Decider {
         let left_out = left_out(view, &outcomes);
         let mut decision = Decision {
             policy: self.policy.id.clone(),
+            target: described(&self.policy, view.workload),
             generation: self.policy.generation,
             decided: view.now.monotonic,
             stale_after: self.policy.stale_after,
@@ -89,6 +91,7 @@ impl Decider {
             totals: vec![],
             quantiles: vec![],
             pods,
+            objects: vec![],
             left_out,
             findings: cannot_wake(&self.policy).into_iter().collect(),
             learned: self.learned(),
@@ -100,6 +103,17 @@ impl Decider {
             decision.findings.extend(outcome.findings);
         }
         decision
+    }
+}
+
+fn described(policy: &Policy, workload: &Workload) -> DescribedObject {
+    let TargetRef { api_version, kind, name } = &policy.target;
+    DescribedObject {
+        api_version: api_version.clone(),
+        kind: kind.clone(),
+        resource: workload.resource.clone(),
+        namespace: Some(policy.id.namespace.clone()),
+        name: name.clone(),
     }
 }
 
@@ -148,16 +162,19 @@ fn combine(view: &View<'_>, outcomes: &[Outcome]) -> (Result<f64, Unserved>, Opt
 }
 
 /// Per reporting pod the largest of its shares.
-fn pressures(view: &View<'_>, outcomes: &[Outcome]) -> Vec<PodPressure> {
+fn pressures(view: &View<'_>, outcomes: &[Outcome]) -> Vec<PodReading> {
     let share = |outcome: &Outcome, index: usize| {
         outcome.shares.get(index).and_then(Reading::fresh).copied()
     };
     let pressure = |(index, pod): (usize, &super::observe::Observed<'_>)| {
         let largest =
             outcomes.iter().filter_map(|outcome| share(outcome, index)).reduce(f64::max)?;
-        Some(PodPressure {
+        Some(PodReading {
             name: pod.pod.name.clone(),
+            labels: pod.pod.labels.clone(),
             pressure: largest,
+            values: vec![],
+            usage: None,
             sampled_at: pod
                 .window
                 .and_then(crate::store::PodWindow::newest_source)

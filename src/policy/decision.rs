@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Learned, PolicyId};
-use crate::sample::{CollectFailure, MetricName};
+use super::{DescribedObject, Learned, PolicyId};
+use crate::sample::{CollectFailure, Labels, MetricName};
 use crate::time::{Moment, Timestamp};
-use crate::units::Ratio;
+use crate::units::{ByteCount, CpuCores, Ratio};
 
 /// The external metric of [`Decision::demand`]: the one that a generated HPA asks for.
 pub const DEMAND_METRIC: &str = "headroom_demand";
@@ -18,6 +18,8 @@ pub const POLICY_LABEL: &str = "policy";
 pub struct Decision {
     /// Whose policy.
     pub policy: PolicyId,
+    /// The scale target, as an object that custom metrics describe.
+    pub target: DescribedObject,
     /// `metadata.generation` of the policy it was made with.
     pub generation: i64,
     /// When it was made. A reader refuses a decision older than [`Decision::stale_after`].
@@ -40,8 +42,10 @@ pub struct Decision {
     pub totals: Vec<Total>,
     /// Quantiles of the merged latency histogram (`headroom_latency_seconds`).
     pub quantiles: Vec<Quantile>,
-    /// Pressure per reporting pod: the maximum of current/threshold over the signals.
-    pub pods: Vec<PodPressure>,
+    /// What each reporting pod shows, by the pods' names.
+    pub pods: Vec<PodReading>,
+    /// Values of objects that are not pods, where a signal says what it describes.
+    pub objects: Vec<ObjectReading>,
     /// Pods that did not count as they should, and why.
     pub left_out: Vec<LeftOut>,
     /// What is wrong with the policy as far as a decision can see; each becomes a condition.
@@ -136,15 +140,45 @@ pub struct Quantile {
     pub seconds: Option<f64>,
 }
 
-/// One pod's pressure.
+/// What one reporting pod shows.
 #[derive(Clone, Debug, PartialEq)]
-pub struct PodPressure {
+pub struct PodReading {
     /// The pod's name.
     pub name: Arc<str>,
+    /// The pod's labels, which a reader selects by.
+    pub labels: Labels,
     /// Maximum of current/threshold over the signals.
     pub pressure: f64,
+    /// Each signal's own value on this pod, in its unit, under the metric's name: `headroom_tasks`, `queue_depth`.
+    pub values: Vec<(Arc<str>, f64)>,
+    /// CPU and memory in use, where they were asked for and the pod says both.
+    pub usage: Option<PodUsage>,
     /// When its newest sample was taken.
     pub sampled_at: Timestamp,
+}
+
+/// CPU and memory in use by the container behind a pod's endpoint.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PodUsage {
+    /// The container's name; the pod's where it is not known.
+    pub container: Arc<str>,
+    /// Mean over the window.
+    pub cpu: CpuCores,
+    /// The working set, or what is resident where that is not known.
+    pub memory: ByteCount,
+    /// What the CPU is a mean over.
+    pub window: Duration,
+}
+
+/// The value of one object that is not a pod.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ObjectReading {
+    /// The object.
+    pub object: DescribedObject,
+    /// The metric's name.
+    pub metric: Arc<str>,
+    /// In the metric's unit, or why it cannot be said.
+    pub value: Result<f64, Unserved>,
 }
 
 /// A pod that does not count as it should.

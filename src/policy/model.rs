@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Threshold;
-use crate::sample::{EndpointKey, PodKey};
+use crate::sample::{EndpointKey, Labels, PodKey};
 use crate::time::Timestamp;
 use crate::units::{ByteCount, BytesPerSecond, CpuCores, Plain, Ratio, Seconds, TaskCount};
 
@@ -157,7 +157,32 @@ pub enum SignalKind {
         aggregate: Aggregate,
         /// How much of it one pod should carry.
         threshold: Threshold<Plain>,
+        /// The object that the value is about, where it is not the pods.
+        describes: Option<DescribedObject>,
     },
+}
+
+/// An object that a metric is about, as custom.metrics.k8s.io addresses it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DescribedObject {
+    /// E.g. `networking.k8s.io/v1`, or `v1` of the core group.
+    pub api_version: Arc<str>,
+    /// E.g. `Ingress`.
+    pub kind: Arc<str>,
+    /// The plural in paths, e.g. `ingresses`.
+    pub resource: Arc<str>,
+    /// Its namespace, which is the policy's; `None` of a kind that has none.
+    pub namespace: Option<Arc<str>>,
+    /// Its name.
+    pub name: Arc<str>,
+}
+
+impl DescribedObject {
+    /// The API group; empty of the core group.
+    #[must_use]
+    pub fn group(&self) -> &str {
+        self.api_version.split_once('/').map_or("", |(group, _)| group)
+    }
 }
 
 /// How the values of several pods become one.
@@ -217,6 +242,8 @@ pub struct Workload {
     pub spec_replicas: u32,
     /// `status.replicas` of its scale subresource, which the HPA divides by.
     pub status_replicas: u32,
+    /// The plural of its kind in paths, e.g. `deployments`; empty where it was not looked up.
+    pub resource: Arc<str>,
     /// The pods that its selector matches.
     pub pods: Vec<Pod>,
 }
@@ -228,6 +255,10 @@ pub struct Pod {
     pub key: PodKey,
     /// Its name.
     pub name: Arc<str>,
+    /// Its labels.
+    pub labels: Labels,
+    /// The container that serves the endpoint's port, where one says so.
+    pub container: Option<Arc<str>>,
     /// `status.podIP`, once it has one.
     pub ip: Option<IpAddr>,
     /// The endpoint's port on it; `None` where no container has a port of that name.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::sample::{
-    Batch, CollectFailure, DropReason, Dropped, MetricName, PodKey, Sample, SeriesKey,
+    Batch, CollectFailure, DropReason, Dropped, Labels, MetricName, PodKey, Sample, SeriesKey,
 };
 use crate::store::{Limits, Store};
 use crate::time::{Moment, Now, Timestamp};
@@ -41,7 +41,15 @@ pub(super) fn signal(name: &str, kind: SignalKind) -> Signal {
 }
 
 pub(super) fn metric(name: &str, aggregate: Aggregate, per_pod: f64) -> Signal {
-    signal(name, SignalKind::Metric { name: name.into(), aggregate, threshold: threshold(per_pod) })
+    signal(
+        name,
+        SignalKind::Metric {
+            name: name.into(),
+            aggregate,
+            threshold: threshold(per_pod),
+            describes: None,
+        },
+    )
 }
 
 /// Window 15 s, scraped every 5 s, stale after 20 s.
@@ -82,6 +90,8 @@ pub(super) fn old_pod(index: usize) -> Pod {
         ready_since: Some(hour_ago),
         ended: false,
         cpu_limit: None,
+        labels: Labels::default(),
+        container: None,
     }
 }
 
@@ -100,6 +110,7 @@ impl Scene {
         let workload = Workload {
             spec_replicas: pods,
             status_replicas: pods,
+            resource: "deployments".into(),
             pods: (0..pods as usize).map(old_pod).collect(),
         };
         Self {

@@ -61,7 +61,7 @@ impl<'s> Plain<'s> {
                     Some(TotalKind::AllocationBytesPerSecond),
                 )
             },
-            SignalKind::Metric { name, aggregate, threshold } => Self {
+            SignalKind::Metric { name, aggregate, threshold, .. } => Self {
                 learns_base: false,
                 aggregate: *aggregate,
                 ..gauge(&[&**name], threshold.threshold().get(), None)

@@ -276,6 +276,7 @@ impl Simulation {
         Workload {
             spec_replicas: self.replicas,
             status_replicas: self.replicas,
+            resource: "deployments".into(),
             pods: self.pods.iter().map(|pod| pod.pod.clone()).collect(),
         }
     }

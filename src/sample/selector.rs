@@ -114,6 +114,12 @@ impl Selector {
         self.requirements.iter().map(Requirement::parts)
     }
 
+    /// Whether it picks everything, for want of a requirement.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.requirements.is_empty()
+    }
+
     /// Whether the labels satisfy every requirement.
     #[must_use]
     pub fn matches(&self, labels: &Labels) -> bool {

@@ -185,18 +185,24 @@ async fn case_30_other_methods_are_refused_without_a_redirect() {
 }
 
 #[tokio::test]
-async fn case_31_and_32_json_is_the_answer_to_every_accept() {
+async fn case_31_and_32_protobuf_where_it_is_asked_for_and_else_json() {
     let server = Running::start().await;
     server.demand("shop", "checkout", 1.0);
     let path = format!("{EXTERNAL}/namespaces/shop/headroom_demand");
     for accept in [
-        "application/vnd.kubernetes.protobuf, */*",
         "application/json;as=Table;v=v1;g=meta.k8s.io,application/json",
+        "application/json",
         "text/html",
     ] {
         let answer = server.proxy().get(&path, &[("x-remote-user", HPA), ("accept", accept)]).await;
         assert_eq!(answer.header("content-type"), "application/json", "{accept}");
         assert_eq!(answer.items(), ["policy=checkout: 1"], "{accept}");
+    }
+    let accept = "application/vnd.kubernetes.protobuf, */*";
+    for _ in 0..2 {
+        let answer = server.proxy().get(&path, &[("x-remote-user", HPA), ("accept", accept)]).await;
+        assert_eq!(answer.header("content-type"), "application/vnd.kubernetes.protobuf");
+        assert!(answer.body.starts_with(b"k8s\0"), "{:?}", answer.body);
     }
 }
 

@@ -17,7 +17,7 @@ use crate::cli::DemoArgs;
 use crate::pipeline::{Pipeline, PipelineSetup};
 use crate::policy::{Assignment, Board, Pod, Workload};
 use crate::probes::Progress;
-use crate::sample::PodKey;
+use crate::sample::{Labels, PodKey};
 use crate::sources::{Limits, ScrapeSetup, Scraper};
 use crate::time::{Clock, Timestamp, wall_now};
 
@@ -80,9 +80,16 @@ fn assignment(agent: SocketAddr) -> anyhow::Result<Assignment> {
         ready_since: Some(wall_now()),
         ended: false,
         cpu_limit: None,
+        labels: Labels::default(),
+        container: None,
     };
     Ok(Assignment::Active {
         policy: Arc::new(scenario::policy(agent.port())?),
-        workload: Arc::new(Workload { spec_replicas: 1, status_replicas: 1, pods: vec![pod] }),
+        workload: Arc::new(Workload {
+            spec_replicas: 1,
+            status_replicas: 1,
+            resource: "deployments".into(),
+            pods: vec![pod],
+        }),
     })
 }

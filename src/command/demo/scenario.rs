@@ -138,6 +138,7 @@ fn latency() -> Result<LatencyTarget, UnitError> {
 
 fn queue() -> Result<SignalKind, UnitError> {
     Ok(SignalKind::Metric {
+        describes: None,
         name: "queue_depth".into(),
         aggregate: Aggregate::Sum,
         threshold: Threshold::new(20.0)?,
