@@ -29,6 +29,8 @@ mod access;
 mod admission;
 #[path = "it/dependencies.rs"]
 mod dependencies;
+#[path = "it/discovery.rs"]
+mod discovery;
 #[path = "it/exposition.rs"]
 mod exposition;
 #[path = "it/failures.rs"]
