@@ -73,8 +73,7 @@ async fn case_19_other_paths_are_not_found() {
     ] {
         server.as_hpa(&format!("{EXTERNAL}{path}")).await.status(404, "NotFound");
     }
-    for path in
-        ["/", "/api", "/apis/external.metrics.k8s.io/v1", "/apis/metrics.k8s.io", "/apis/"]
+    for path in ["/", "/api", "/apis/external.metrics.k8s.io/v1", "/apis/metrics.k8s.io", "/apis/"]
     {
         server.as_hpa(path).await.status(404, "NotFound");
     }
