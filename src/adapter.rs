@@ -202,9 +202,8 @@ async fn resources(
 
 fn encoding(verb: &str, headers: &HeaderMap) -> Result<Encoding, ApiStatus> {
     not_watched(verb)?;
-    // kubectl asks for tables first and for anything else after it; who admits nothing that is served gets JSON, as every
-    // adapter of the field answers.
-    Ok(Encoding::negotiate(accept(headers)).unwrap_or(Encoding::Json))
+    let encoding = Encoding::negotiate(accept(headers));
+    encoding.map_err(|error| ApiStatus::not_acceptable(error.to_string()))
 }
 
 fn accept(headers: &HeaderMap) -> Option<&str> {

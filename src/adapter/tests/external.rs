@@ -191,12 +191,15 @@ async fn case_31_and_32_protobuf_where_it_is_asked_for_and_else_json() {
     for accept in [
         "application/json;as=Table;v=v1;g=meta.k8s.io,application/json",
         "application/json",
-        "text/html",
+        "text/html, */*;q=0.8",
     ] {
         let answer = server.proxy().get(&path, &[("x-remote-user", HPA), ("accept", accept)]).await;
         assert_eq!(answer.header("content-type"), "application/json", "{accept}");
         assert_eq!(answer.items(), ["policy=checkout: 1"], "{accept}");
     }
+    let html = [("x-remote-user", HPA), ("accept", "text/html")];
+    let message = server.proxy().get(&path, &html).await.status(406, "NotAcceptable");
+    assert!(message.contains("application/vnd.kubernetes.protobuf"), "{message}");
     let accept = "application/vnd.kubernetes.protobuf, */*";
     for _ in 0..2 {
         let answer = server.proxy().get(&path, &[("x-remote-user", HPA), ("accept", accept)]).await;
