@@ -1,5 +1,7 @@
 //! Cases 18, 19, 26 to 35, 38, 39, 42: the numbers, and the errors instead of them.
 
+use std::io::Read;
+
 use super::*;
 use crate::policy::{
     LeftOut, LeftOutReason, Quantile, Signal, SignalDecision, SignalKind, Threshold, Total,
@@ -206,6 +208,25 @@ async fn case_31_and_32_protobuf_where_it_is_asked_for_and_else_json() {
         assert_eq!(answer.header("content-type"), "application/vnd.kubernetes.protobuf");
         assert!(answer.body.starts_with(b"k8s\0"), "{:?}", answer.body);
     }
+}
+
+#[tokio::test]
+async fn a_large_list_is_compressed_for_who_takes_gzip() {
+    let server = Running::start().await;
+    for policy in 0..1500 {
+        server.demand("shop", &format!("policy-{policy}"), 1.0);
+    }
+    let path = format!("{EXTERNAL}/namespaces/shop/headroom_demand");
+    let plain = server.as_hpa(&path).await;
+    assert_eq!(plain.header("content-encoding"), "");
+    assert!(plain.body.len() > 128 * 1024, "{} bytes", plain.body.len());
+    let gzip = [("x-remote-user", HPA), ("accept-encoding", "gzip")];
+    let packed = server.proxy().get(&path, &gzip).await;
+    assert_eq!(packed.header("content-encoding"), "gzip");
+    assert_eq!(packed.header("vary"), "Accept-Encoding");
+    let mut unpacked = Vec::new();
+    flate2::read::GzDecoder::new(&*packed.body).read_to_end(&mut unpacked).expect("gzip");
+    assert_eq!(unpacked, plain.body);
 }
 
 #[tokio::test]
