@@ -35,7 +35,7 @@ mod tests;
 mod value;
 
 pub use sections::{
-    AdapterConfig, AgentConfig, CaptureConfig, CaptureRule, Credential, DebugConfig, HttpUrl,
+    AdapterConfig, AgentConfig, AuditLevel, CaptureConfig, CaptureRule, Credential, DebugConfig, HttpUrl,
     HttpUrlError, ProcessChoice, RingConfig, ScrapeConfig, TargetConfig,
 };
 

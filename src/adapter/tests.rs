@@ -4,9 +4,13 @@
 //! (kube-aggregator `pkg/apiserver/handler_proxy.go`) rely on; the numbers tell them apart, no more.
 
 mod access;
+mod audit;
 mod connection;
 mod discovery;
 mod external;
+mod overload;
+mod promises;
+mod rotation;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -239,6 +243,7 @@ struct Setup {
     static_token: Option<&'static str>,
     extra: Router,
     without_certificate: bool,
+    audit: AuditLevel,
 }
 
 impl Running {
@@ -283,6 +288,7 @@ impl Running {
             authorization,
             progress: progress.clone(),
             metrics,
+            audit: setup.audit,
             extra: setup.extra,
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");

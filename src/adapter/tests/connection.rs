@@ -86,6 +86,33 @@ async fn case_16_certificates_are_asked_for_without_naming_cas_in_both_tls_versi
     }
 }
 
+/// The ClientHello of a client that speaks at most this version (RFC 2246, 4346: none names versions besides).
+fn old_client_hello(version: [u8; 2]) -> Vec<u8> {
+    let mut hello = version.to_vec();
+    hello.extend([7; 32]);
+    // No session, TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA, no compression.
+    hello.extend([0, 0, 2, 0xc0, 0x09, 1, 0]);
+    let length = u8::try_from(hello.len()).expect("a short message");
+    let handshake = [&[1, 0, 0, length], &hello[..]].concat();
+    let length = u8::try_from(handshake.len()).expect("a short message");
+    [&[0x16, 3, 1, 0, length], &handshake[..]].concat()
+}
+
+#[tokio::test]
+async fn tls_before_1_2_is_refused() {
+    let server = Running::start().await;
+    for version in [[3, 0], [3, 1], [3, 2]] {
+        let mut stream = TcpStream::connect(server.address).await.expect("the server listens");
+        stream.write_all(&old_client_hello(version)).await.expect("the socket is open");
+        let mut answer = Vec::new();
+        // After the alert comes the end, or a reset.
+        let _ = stream.read_to_end(&mut answer).await;
+        // An alert record: fatal, protocol_version (RFC 8446, 6.2).
+        assert_eq!((answer.first(), answer.get(5..7)), (Some(&0x15), Some(&[2, 70][..])));
+    }
+    assert_eq!(server.anyone().get("/livez", &[]).await.code, StatusCode::OK);
+}
+
 #[tokio::test]
 async fn probes_need_no_credentials_and_readiness_names_what_is_missing() {
     let server = Running::with(Setup::default()).await;
