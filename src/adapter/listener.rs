@@ -43,6 +43,8 @@ const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(15);
 /// For requests that are under way when the server stops, and answers that are still read when an idle connection is closed.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// For a connection without any request yet: hyper waits for the preface of HTTP/2 even when told to end.
+const UNUSED_DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 /// Before the next attempt, when accepting failed (mostly: no file descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
@@ -256,11 +258,16 @@ impl Connections {
             // On HTTP/2 a GOAWAY, after which requests that are on their way are still answered.
             None => {
                 connection.as_mut().graceful_shutdown();
-                match timeout(DRAIN_TIMEOUT, connection).await {
+                let mut drained = timeout(UNUSED_DRAIN_TIMEOUT, connection.as_mut()).await;
+                if drained.is_err() && usage.ever() {
+                    drained = timeout(DRAIN_TIMEOUT - UNUSED_DRAIN_TIMEOUT, connection).await;
+                }
+                match drained {
                     Ok(ended) => ended,
-                    Err(_) => {
+                    Err(_) if usage.ever() => {
                         return warn!("a connection was cut: its requests did not end in time");
                     }
+                    Err(_) => return debug!("a connection was cut that never had a request"),
                 }
             }
         };
@@ -281,6 +288,7 @@ struct Usage(Mutex<Used>);
 #[derive(Debug)]
 struct Used {
     under_way: usize,
+    ever: bool,
     /// A request of someone who is known was answered.
     by_someone: bool,
     /// When that last was; before, when the connection came about.
@@ -289,7 +297,12 @@ struct Used {
 
 impl Usage {
     fn new(now: Instant) -> Self {
-        Self(Mutex::new(Used { under_way: 0, by_someone: false, last: now }))
+        Self(Mutex::new(Used { under_way: 0, ever: false, by_someone: false, last: now }))
+    }
+
+    /// Whether there was any request.
+    fn ever(&self) -> bool {
+        self.0.lock().ever
     }
 
     /// Returns once the connection was of no use for as long as the bounds allow.
@@ -320,7 +333,11 @@ struct UnderWay(Arc<Usage>);
 
 impl UnderWay {
     fn new(usage: Arc<Usage>) -> Self {
-        usage.0.lock().under_way += 1;
+        {
+            let mut used = usage.0.lock();
+            used.under_way += 1;
+            used.ever = true;
+        }
         Self(usage)
     }
 
