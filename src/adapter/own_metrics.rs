@@ -74,7 +74,8 @@ impl OwnMetrics {
                 "headroom_adapter_client_ca_config_refused",
                 "1 if at the last request the ConfigMap with the client CAs was refused and older ones were in use.",
             )?,
-            handshake_failures: IntCounter::new(
+            handshake_failures: counter(
+                registry,
                 "headroom_adapter_tls_handshake_failures_total",
                 "Connections that gave up, or were given up, before TLS was established.",
             )?,
@@ -85,23 +86,22 @@ impl OwnMetrics {
                 ),
                 &["what"],
             )?,
-            connections_closed_idle: IntCounter::new(
+            connections_closed_idle: counter(
+                registry,
                 "headroom_adapter_connections_closed_idle_total",
                 "Connections that were closed because nobody who is known used them.",
             )?,
-            audit_lines_dropped: IntCounter::new(
+            audit_lines_dropped: counter(
+                registry,
                 "headroom_adapter_audit_lines_dropped_total",
                 "Refused requests of unknown senders that have no line in the audit log, because there were too many.",
             )?,
         };
         registry.register(Box::new(own.too_many.clone()))?;
-        registry.register(Box::new(own.connections_closed_idle.clone()))?;
-        registry.register(Box::new(own.audit_lines_dropped.clone()))?;
         registry.register(Box::new(own.requests.clone()))?;
         registry.register(Box::new(own.durations.clone()))?;
         registry.register(Box::new(own.authentications.clone()))?;
         registry.register(Box::new(own.served_ages.clone()))?;
-        registry.register(Box::new(own.handshake_failures.clone()))?;
         registry.register(Box::new(own.client_cas_refused.clone()))?;
         Ok(own)
     }
@@ -139,6 +139,13 @@ impl OwnMetrics {
     pub(super) fn handshake_failed(&self) {
         self.handshake_failures.inc();
     }
+}
+
+/// A counter that is in the registry.
+fn counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+    let counter = IntCounter::new(name, help)?;
+    registry.register(Box::new(counter.clone()))?;
+    Ok(counter)
 }
 
 /// The `group` label of a path: a closed set, whatever the path.

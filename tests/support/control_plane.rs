@@ -131,7 +131,8 @@ impl ControlPlane {
         audiences: &[&str],
     ) -> Result<String> {
         let accounts = Api::<ServiceAccount>::namespaced(self.client(), namespace);
-        let audiences = audiences.iter().map(|audience| (*audience).to_owned()).collect();
+        let owned = || audiences.iter().map(|audience| (*audience).to_owned()).collect();
+        let audiences = (!audiences.is_empty()).then(owned);
         let spec =
             TokenRequestSpec { audiences, expiration_seconds: Some(3600), ..Default::default() };
         let request = TokenRequest { spec: Some(spec), ..Default::default() };
