@@ -4,11 +4,12 @@
 //! says what is missing. Never: a query to anything but the API server's own reviews, a partial sum, a redirect, or a
 //! `Retry-After`.
 //!
-//! A request passes `limits` (size, number, panic), `access` (who, may they) and then its route. The HPA's contract on the
+//! A request passes `limits` (size, number, panic), `access` (who, how many, may they, and the audit log) and then its route. The HPA's contract on the
 //! wire is that of Kubernetes 1.37.
 
 mod access;
 mod answers;
+mod audit;
 mod authentication;
 mod authorization;
 mod client_cas;
@@ -28,6 +29,7 @@ mod serving;
 pub mod serving_ca;
 pub mod serving_certificate;
 pub mod serving_files;
+mod shares;
 mod status;
 pub mod wire;
 
@@ -62,6 +64,7 @@ use external_metrics::ExternalMetrics;
 use resource_metrics::ResourceMetrics;
 use wire::Encoding;
 
+use crate::config::AuditLevel;
 use crate::policy::Board;
 use crate::probes::Progress;
 use crate::time::Clock;
@@ -96,6 +99,8 @@ pub struct Server {
     pub progress: Progress,
     /// What is counted.
     pub metrics: OwnMetrics,
+    /// Which requests have a line in the log of who asked for what.
+    pub audit: AuditLevel,
     /// More routes (push, profiles). They pass the same gate, find [`Identity`] and [`RequestInfo`] among the request's
     /// extensions, and have no deadline but their own. Without a fallback of their own.
     pub extra: Router,
@@ -114,7 +119,7 @@ impl Server {
         let tls = serving::tls_config(self.certificate.clone()).map_err(ServeError::Tls)?;
         let metrics = self.metrics.clone();
         let router = self.router();
-        listener::Connections::new(Arc::new(tls), router, metrics, shutdown).serve(listener).await;
+        listener::Connections::tls(Arc::new(tls), router, metrics, shutdown).serve(listener).await;
         Ok(())
     }
 
@@ -144,11 +149,12 @@ impl Server {
 
     fn router(self) -> Router {
         let apis = self.apis();
-        let gate = Arc::new(access::Gate {
-            authentication: self.authentication,
-            authorization: self.authorization,
-            metrics: self.metrics.clone(),
-        });
+        let gate = Arc::new(access::Gate::new(
+            self.authentication,
+            self.authorization,
+            self.metrics.clone(),
+            audit::Audit::new(self.audit, self.metrics.clone()),
+        ));
         Router::new()
             .merge(apis)
             .route_layer(middleware::from_fn_with_state(self.groups, groups::only_served))
@@ -166,6 +172,16 @@ impl Server {
                 limits::limited,
             ))
     }
+}
+
+/// Serves `routes` on a port without TLS until `shutdown`, with bounds on connections, on their headers and on idling.
+pub async fn serve_plain(
+    listener: TcpListener,
+    routes: Router,
+    metrics: OwnMetrics,
+    shutdown: CancellationToken,
+) {
+    listener::Connections::plain(routes, metrics, shutdown).serve(listener).await;
 }
 
 /// What a handler answers: what was authorised is read, not the path again.

@@ -35,8 +35,8 @@ mod tests;
 mod value;
 
 pub use sections::{
-    AdapterConfig, AgentConfig, CaptureConfig, CaptureRule, Credential, DebugConfig, HttpUrl,
-    HttpUrlError, ProcessChoice, RingConfig, ScrapeConfig, TargetConfig,
+    AdapterConfig, AgentConfig, AuditLevel, CaptureConfig, CaptureRule, Credential, DebugConfig,
+    HttpUrl, HttpUrlError, ProcessChoice, RingConfig, ScrapeConfig, TargetConfig,
 };
 
 #[cfg(all(feature = "agent", feature = "adapter"))]

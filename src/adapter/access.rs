@@ -1,8 +1,11 @@
 //! The gate: who is asking, and may they.
 //!
-//! In: a request, with the certificate of its connection. Out: the request with its [`RequestInfo`] and [`Identity`], or 401,
-//! 403 or 503. Never: an answer later than the deadline, and never a handler reached because of an error.
+//! In: a request, with the certificate and address of its connection. Out: the request with its [`RequestInfo`] and
+//! [`Identity`], or 401, 403 or 503, and a line of the audit log. Never: an answer later than the deadline, a handler reached
+//! because of an error, and never all places taken by one user. The order is upstream's: who, audit, how many, may they
+//! (apiserver `pkg/server/config.go`, `DefaultBuildHandlerChain`).
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,11 +16,14 @@ use axum::response::{IntoResponse, Response};
 use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
-use super::authentication::{Authentication, Identity};
+use super::audit::{Audit, Outcome, Subject};
+use super::authentication::{Authentication, Identity, Means};
 use super::authorization::{Authorization, Verdict, forbidden_message};
 use super::client_cas::PeerCertificate;
+use super::limits::MAX_REQUESTS;
 use super::own_metrics::OwnMetrics;
 use super::request_info::RequestInfo;
+use super::shares::{Share, Shares};
 use super::status::ApiStatus;
 use crate::telemetry::error_chain;
 
@@ -28,41 +34,69 @@ pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Deadline(Instant);
 
-/// Both questions and their count.
+/// The address that a connection came from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SourceAddress(pub(super) IpAddr);
+
+/// Marks the answer to a sender that was recognised: its connection is of use.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Recognised;
+
+/// Both questions, their count, and the part of the whole that one user may take.
 #[derive(Debug)]
 pub(super) struct Gate {
     pub(super) authentication: Authentication,
     pub(super) authorization: Authorization,
     pub(super) metrics: OwnMetrics,
+    pub(super) audit: Audit,
+    pub(super) shares: Arc<Shares>,
 }
 
 impl Gate {
-    async fn admit(
+    pub(super) fn new(
+        authentication: Authentication,
+        authorization: Authorization,
+        metrics: OwnMetrics,
+        audit: Audit,
+    ) -> Self {
+        let shares = Shares::new(MAX_REQUESTS);
+        Self { authentication, authorization, metrics, audit, shares }
+    }
+
+    async fn recognise(
         &self,
         headers: &HeaderMap,
         peer: Option<&PeerCertificate>,
-        info: &RequestInfo,
-    ) -> Result<Identity, ApiStatus> {
+        address: IpAddr,
+    ) -> Result<(Identity, Means), ApiStatus> {
         self.metrics.client_cas_refused(self.authentication.refused_cas());
-        let identity = match self.authentication.authenticate(headers, peer).await {
-            Ok(Some((identity, means))) => {
-                self.metrics.authenticated(means.as_str());
-                identity
+        match self.authentication.authenticate(headers, peer, address).await {
+            Ok(Some(found)) => {
+                self.metrics.authenticated(found.1.as_str());
+                Ok(found)
             }
             Ok(None) => {
                 self.metrics.authenticated("nobody");
-                return Err(ApiStatus::unauthorized());
+                Err(ApiStatus::unauthorized())
             }
             Err(error) => {
                 self.metrics.authenticated("error");
                 warn!(error = error_chain(&error), "cannot tell who is asking");
-                return Err(ApiStatus::unavailable(error.sentence()));
+                Err(ApiStatus::unavailable(error.sentence()))
             }
+        }
+    }
+
+    /// A place among the requests at once, and leave to go on.
+    async fn admit(&self, identity: &Identity, info: &RequestInfo) -> Result<Share, ApiStatus> {
+        let Some(share) = self.shares.take(&identity.user) else {
+            self.metrics.refused_as_too_many("requests of a user");
+            return Err(ApiStatus::unavailable("too many requests of this user are under way"));
         };
-        match self.authorization.authorize(&identity, info).await {
-            Ok(Verdict::Allowed) => Ok(identity),
+        match self.authorization.authorize(identity, info).await {
+            Ok(Verdict::Allowed) => Ok(share),
             Ok(Verdict::Denied { reason }) => {
-                Err(ApiStatus::forbidden(forbidden_message(&identity, info, &reason)))
+                Err(ApiStatus::forbidden(forbidden_message(identity, info, &reason)))
             }
             Err(error) => {
                 warn!(error = error_chain(&error), "cannot tell who may do what");
@@ -80,23 +114,54 @@ pub(super) async fn admitted(
     request: Request,
     next: Next,
 ) -> Response {
-    let deadline = Instant::now() + REQUEST_TIMEOUT;
+    let started = Instant::now();
+    let deadline = started + REQUEST_TIMEOUT;
     let (mut parts, body) = request.into_parts();
     let info = RequestInfo::of(&parts.method, &parts.uri);
     let peer = parts.extensions.get::<Arc<PeerCertificate>>().cloned();
-    match timeout_at(deadline, gate.admit(&parts.headers, peer.as_deref(), &info)).await {
-        Err(_) => {
-            warn!(path = info.path, "the API server did not review a request in time");
-            late("the API server did not say in time whether this is allowed")
+    let address = parts.extensions.get::<SourceAddress>().copied();
+    let address = address.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.0);
+
+    let mut found = None;
+    let judged = timeout_at(deadline, async {
+        let known = gate.recognise(&parts.headers, peer.as_deref(), address).await?;
+        gate.admit(&found.insert(known).0, &info).await
+    });
+    let share = match judged.await.unwrap_or_else(|_| {
+        warn!(path = info.path, "the API server did not review a request in time");
+        Err(ApiStatus::unavailable("the API server did not say in time whether this is allowed"))
+    }) {
+        Ok(share) => share,
+        Err(status) => {
+            let known = found.is_some();
+            if gate.audit.of_refused(&info, known) {
+                let subject = Subject::new(&info, found, address, &parts.headers, started);
+                gate.audit.write(&subject, Outcome::Refused(status.code(), status.message()));
+            }
+            return marked(status.into_response(), known);
         }
-        Ok(Err(status)) => status.into_response(),
-        Ok(Ok(identity)) => {
-            parts.extensions.insert(info);
-            parts.extensions.insert(identity);
-            parts.extensions.insert(Deadline(deadline));
-            next.run(Request::from_parts(parts, body)).await
-        }
+    };
+    let Some((identity, means)) = found else { return ApiStatus::internal().into_response() };
+    let subject = gate.audit.of_admitted(&info).then(|| {
+        let who = Some((identity.clone(), means));
+        Subject::new(&info, who, address, &parts.headers, started)
+    });
+    parts.extensions.insert(info);
+    parts.extensions.insert(identity);
+    parts.extensions.insert(Deadline(deadline));
+    let answer = next.run(Request::from_parts(parts, body)).await;
+    drop(share);
+    if let Some(subject) = subject {
+        gate.audit.write(&subject, Outcome::Admitted(answer.status()));
     }
+    marked(answer, true)
+}
+
+fn marked(mut answer: Response, recognised: bool) -> Response {
+    if recognised {
+        answer.extensions_mut().insert(Recognised);
+    }
+    answer
 }
 
 /// The layer of routes that must answer by the deadline.
@@ -105,10 +170,6 @@ pub(super) async fn in_time(request: Request, next: Next) -> Response {
     let Some(Deadline(deadline)) = deadline else { return ApiStatus::internal().into_response() };
     match timeout_at(deadline, next.run(request)).await {
         Ok(answer) => answer,
-        Err(_) => late("the answer was not ready in time"),
+        Err(_) => ApiStatus::unavailable("the answer was not ready in time").into_response(),
     }
-}
-
-fn late(message: &str) -> Response {
-    ApiStatus::unavailable(message).into_response()
 }

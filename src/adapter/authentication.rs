@@ -5,22 +5,23 @@
 //! `pkg/authentication/request/headerrequest/requestheader.go`, `…/x509/x509.go`, `pkg/authentication/authenticatorfactory`.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderName, header};
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, UserInfo};
 use kube::api::PostParams;
 use kube::{Api, Client};
 use sha2::{Digest, Sha256};
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::client_cas::{
     ClientCaSettings, ClientCas, PeerCertificate, RequestHeaderSettings, Vouched,
 };
 use super::request_info::percent_decoded;
-use super::review_cache::{ReviewCache, key_of};
+use super::review_cache::ReviewCache;
+use super::shares::Shares;
 
 /// The group whose members may do everything.
 pub(super) const SUPERUSERS: &str = "system:masters";
@@ -37,11 +38,11 @@ const MAX_TOKEN_BYTES: usize = 16 * 1024;
 /// What the API server says of every token that none of its authenticators took, alone or in a list with what went wrong
 /// in them (apiserver `pkg/authentication/request/bearertoken/bearertoken.go`).
 const INVALID_TOKEN: &str = "invalid bearer token";
-/// Reviews that may be under way at once.
+/// Reviews that may be under way at once; of one address, as many as are free.
 const REVIEWS_AT_ONCE: usize = 64;
 
 /// Someone.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Identity {
     /// The user's name.
     pub user: String,
@@ -102,9 +103,9 @@ pub enum AuthenticationError {
     /// The API server answered that it could not find out, for example because its own webhook is away.
     #[error("the API server failed to review a token: {0}")]
     Failed(String),
-    /// Too many tokens are being reviewed. Anyone can send a token: those that wait must not take the place of requests
-    /// that need no review.
-    #[error("more than {REVIEWS_AT_ONCE} tokens are under review")]
+    /// Too many tokens are being reviewed, or too many from one address. Anyone can send a token: those that wait must not
+    /// take the place of requests that need no review, nor of the tokens of others.
+    #[error("too many of the {REVIEWS_AT_ONCE} tokens that may be under review are")]
     Busy,
 }
 
@@ -131,7 +132,7 @@ pub enum Authentication {
 }
 
 impl Authentication {
-    /// Who is asking; `None` if nobody is recognised.
+    /// Who is asking, from `address`; `None` if nobody is recognised.
     ///
     /// # Errors
     /// [`AuthenticationError`] if a token is there and the API server cannot be asked about it.
@@ -139,9 +140,10 @@ impl Authentication {
         &self,
         headers: &HeaderMap,
         peer: Option<&PeerCertificate>,
+        address: IpAddr,
     ) -> Result<Option<(Identity, Means)>, AuthenticationError> {
         let found = match self {
-            Self::Delegated(delegated) => delegated.authenticate(headers, peer).await?,
+            Self::Delegated(delegated) => delegated.authenticate(headers, peer, address).await?,
             Self::StaticToken(token) => token.authenticate(headers),
         };
         Ok(found.map(|(identity, means)| (identity.with_authenticated_group(), means)))
@@ -176,6 +178,7 @@ impl Delegated {
         &self,
         headers: &HeaderMap,
         peer: Option<&PeerCertificate>,
+        address: IpAddr,
     ) -> Result<Option<(Identity, Means)>, AuthenticationError> {
         if let Some(peer) = peer
             && let Some(found) = by_certificate(&self.cas.load(), headers, peer)
@@ -184,7 +187,10 @@ impl Delegated {
         }
         match bearer(headers) {
             None => Ok(None),
-            Some(token) => Ok(self.tokens.review(token).await?.map(|user| (user, Means::Token))),
+            Some(token) => {
+                let user = self.tokens.review(token, address).await?;
+                Ok(user.map(|user| (user, Means::Token)))
+            }
         }
     }
 }
@@ -219,13 +225,14 @@ fn from_headers(
     if !may_speak {
         return None;
     }
-    let first = |name: &String| headers.get(name.as_str()).and_then(|value| text(value.as_bytes()));
+    let first = |name: &HeaderName| headers.get(name).and_then(|value| text(value.as_bytes()));
     let user = settings.username_headers.iter().filter_map(first).find(|name| !name.is_empty())?;
-    let groups = settings.group_headers.iter().flat_map(|name| headers.get_all(name.as_str()));
-    let groups = groups.filter_map(|value| text(value.as_bytes())).map(str::to_owned).collect();
-    let mut identity = Identity::new(user.to_owned(), groups);
+    let groups = settings.group_headers.iter().flat_map(|name| headers.get_all(name));
+    // One more has a place: that of whoever is authenticated.
+    let mut named = Vec::with_capacity(8);
+    named.extend(groups.filter_map(|value| text(value.as_bytes())).map(str::to_owned));
+    let mut identity = Identity::new(user.to_owned(), named);
     for prefix in &settings.extra_header_prefixes {
-        let prefix = prefix.to_lowercase();
         for (name, value) in headers {
             let key = name.as_str().strip_prefix(prefix.as_str());
             if let (Some(key), Some(value)) = (key, text(value.as_bytes())) {
@@ -252,8 +259,8 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 /// Asks the API server who a token belongs to, and remembers the answer for a short time.
 struct TokenReviews {
     client: Client,
-    known: ReviewCache<Option<Identity>>,
-    permits: Semaphore,
+    known: ReviewCache<[u8; 32], Option<Identity>>,
+    under_way: Arc<Shares>,
 }
 
 impl std::fmt::Debug for TokenReviews {
@@ -267,19 +274,25 @@ impl TokenReviews {
         Self {
             client,
             known: ReviewCache::new(TOKENS_KEPT),
-            permits: Semaphore::new(REVIEWS_AT_ONCE),
+            under_way: Shares::new(REVIEWS_AT_ONCE),
         }
     }
 
-    async fn review(&self, token: &str) -> Result<Option<Identity>, AuthenticationError> {
+    /// Without audiences of its own, as upstream's delegated servers: the API server takes tokens that are meant for itself, and
+    /// none that was made for another service.
+    async fn review(
+        &self,
+        token: &str,
+        address: IpAddr,
+    ) -> Result<Option<Identity>, AuthenticationError> {
         if token.len() > MAX_TOKEN_BYTES {
             return Ok(None);
         }
-        let key = key_of(token.as_bytes());
+        let key = Sha256::digest(token.as_bytes()).into();
         if let Some(known) = self.known.get(&key, Instant::now()) {
             return Ok(known);
         }
-        let _permit = self.permits.try_acquire().map_err(|_| AuthenticationError::Busy)?;
+        let _share = self.under_way.take(&source_of(address)).ok_or(AuthenticationError::Busy)?;
         let review = TokenReview {
             spec: TokenReviewSpec { token: token.to_owned(), audiences: None },
             ..TokenReview::default()
@@ -298,6 +311,14 @@ impl TokenReviews {
         };
         self.known.put(key, identity.clone(), Instant::now(), TOKEN_STANDS_FOR);
         Ok(identity)
+    }
+}
+
+/// Whom an address stands for: itself, or the /64 of IPv6, of which one machine can have every address.
+pub(super) fn source_of(address: IpAddr) -> u128 {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.to_bits().into(),
+        IpAddr::V6(address) => address.to_bits() & !u128::from(u64::MAX),
     }
 }
 
@@ -361,12 +382,28 @@ mod tests {
         let silent = tower::service_fn(|_: http::Request<kube::client::Body>| {
             std::future::pending::<Result<http::Response<kube::client::Body>, std::io::Error>>()
         });
-        let reviews = TokenReviews::new(Client::new(silent, "default"));
-        let all = u32::try_from(REVIEWS_AT_ONCE).expect("a small number");
-        let taken = reviews.permits.try_acquire_many(all).expect("nobody else asks");
-        let error = reviews.review("token").await.expect_err("there is no place");
+        let reviews = Arc::new(TokenReviews::new(Client::new(silent, "default")));
+        let (flooder, other) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
+        let mut flood = tokio::task::JoinSet::new();
+        for token in 0..REVIEWS_AT_ONCE / 2 {
+            let reviews = reviews.clone();
+            flood.spawn(async move { reviews.review(&token.to_string(), flooder).await });
+        }
+        tokio::task::yield_now().await;
+        let error = reviews.review("token", flooder).await.expect_err("there is no place");
         assert_eq!(error.sentence(), "cannot tell who is asking: too many tokens are under review");
-        drop(taken);
+        let under_way = reviews.review("token", other);
+        let waited = tokio::time::timeout(Duration::from_millis(1), under_way).await;
+        assert!(waited.is_err(), "another address still has its tokens reviewed");
+    }
+
+    #[test]
+    fn one_machine_is_one_source_whatever_address_of_its_network_it_takes() {
+        let source = |text: &str| source_of(text.parse().expect("an address"));
+        assert_eq!(source("2001:db8::1"), source("2001:db8::ffff:2"));
+        assert_ne!(source("2001:db8::1"), source("2001:db8:0:1::1"));
+        assert_eq!(source("::ffff:10.0.0.1"), source("10.0.0.1"));
+        assert_ne!(source("10.0.0.1"), source("10.0.0.2"));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! Never: yes because of an error. Source: apiserver `pkg/server/options/authorization.go`,
 //! `plugin/pkg/authorizer/webhook`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::authorization::v1::{
@@ -11,19 +12,19 @@ use k8s_openapi::api::authorization::v1::{
 };
 use kube::api::PostParams;
 use kube::{Api, Client};
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::authentication::{Identity, SUPERUSERS};
-use super::request_info::RequestInfo;
-use super::review_cache::{ReviewCache, key_of};
+use super::request_info::{RequestInfo, ResourceInfo};
+use super::review_cache::{Key, Keys, ReviewCache};
+use super::shares::Shares;
 
 /// How long an answer of the API server stands (upstream's defaults for delegated servers).
 const ALLOWED_STANDS_FOR: Duration = Duration::from_secs(10);
 const DENIED_STANDS_FOR: Duration = Duration::from_secs(10);
 /// Answers that are kept.
 const ANSWERS_KEPT: usize = 8192;
-/// Reviews that may be under way at once.
+/// Reviews that may be under way at once; one user's wait where they are as many as are free.
 const REVIEWS_AT_ONCE: usize = 64;
 /// The aggregator's own users, which read discovery and OpenAPI without any group: kube-aggregator
 /// `pkg/apiserver/handler_discovery.go`, `pkg/controllers/openapi/aggregator/downloader.go`.
@@ -35,9 +36,6 @@ pub enum AuthorizationError {
     /// The API server did not answer.
     #[error("cannot review an access")]
     Review(#[source] Box<kube::Error>),
-    /// The question cannot be written down.
-    #[error("cannot encode an access review")]
-    Encode(#[source] serde_json::Error),
 }
 
 /// The answer.
@@ -84,7 +82,8 @@ impl Authorization {
     }
 }
 
-fn is_discovery(request: &RequestInfo) -> bool {
+/// Whether a request reads what says what is served.
+pub(super) fn is_discovery(request: &RequestInfo) -> bool {
     let under = |root: &str| {
         request.path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     };
@@ -94,8 +93,9 @@ fn is_discovery(request: &RequestInfo) -> bool {
 /// Asks the API server, and remembers the answer for a short time.
 pub struct AccessReviews {
     client: Client,
-    known: ReviewCache<Verdict>,
-    permits: Semaphore,
+    keys: Keys,
+    known: ReviewCache<Key, Verdict>,
+    under_way: Arc<Shares>,
 }
 
 impl std::fmt::Debug for AccessReviews {
@@ -110,8 +110,9 @@ impl AccessReviews {
     pub fn new(client: Client) -> Self {
         Self {
             client,
+            keys: Keys::default(),
             known: ReviewCache::new(ANSWERS_KEPT),
-            permits: Semaphore::new(REVIEWS_AT_ONCE),
+            under_way: Shares::new(REVIEWS_AT_ONCE),
         }
     }
 
@@ -120,12 +121,16 @@ impl AccessReviews {
         identity: &Identity,
         request: &RequestInfo,
     ) -> Result<Verdict, AuthorizationError> {
-        let spec = spec_of(identity, request);
-        let key = key_of(&serde_json::to_vec(&spec).map_err(AuthorizationError::Encode)?);
+        let key = self.keys.of(&(identity, question_of(request)));
         if let Some(known) = self.known.get(&key, Instant::now()) {
             return Ok(known);
         }
-        let _permit = self.permits.acquire().await.expect("the semaphore is never closed");
+        let _share = self.under_way.wait(&identity.user).await;
+        // Another may have asked the same meanwhile.
+        if let Some(known) = self.known.get(&key, Instant::now()) {
+            return Ok(known);
+        }
+        let spec = spec_of(identity, request);
         let review = SubjectAccessReview { spec, ..SubjectAccessReview::default() };
         let answer = Api::<SubjectAccessReview>::all(self.client.clone())
             .create(&PostParams::default(), &review)
@@ -143,6 +148,14 @@ impl AccessReviews {
     }
 }
 
+/// All of a request that [`spec_of`] asks about.
+fn question_of(request: &RequestInfo) -> (&str, Option<&ResourceInfo>, &str) {
+    let path = if request.resource.is_some() { "" } else { request.path.as_str() };
+    (&request.verb, request.resource.as_ref(), path)
+}
+
+/// Without the label selector: RBAC does not look at it, and an authorizer that would allow more because of it sees a request
+/// for everything.
 fn spec_of(identity: &Identity, request: &RequestInfo) -> SubjectAccessReviewSpec {
     let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     let resource_attributes = request.resource.as_ref().map(|resource| ResourceAttributes {

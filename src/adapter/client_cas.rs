@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use axum::http::HeaderName;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::runtime::{WatchStreamExt, watcher};
@@ -109,10 +110,10 @@ pub struct RequestHeaderSettings {
     /// Common names that may; empty is every one that chains to the CA.
     pub allowed_names: Vec<String>,
     /// Headers with the user's name; the first that is set counts.
-    pub username_headers: Vec<String>,
+    pub username_headers: Vec<HeaderName>,
     /// Headers with groups; all count.
-    pub group_headers: Vec<String>,
-    /// Prefixes of headers with extra attributes.
+    pub group_headers: Vec<HeaderName>,
+    /// Prefixes of headers with extra attributes, in lower case.
     pub extra_header_prefixes: Vec<String>,
 }
 
@@ -128,9 +129,12 @@ impl ClientCaSettings {
             Some(ca) => Some(RequestHeaderSettings {
                 ca,
                 allowed_names: list(data, "requestheader-allowed-names")?,
-                username_headers: list(data, "requestheader-username-headers")?,
-                group_headers: list(data, "requestheader-group-headers")?,
-                extra_header_prefixes: list(data, "requestheader-extra-headers-prefix")?,
+                username_headers: header_names(data, "requestheader-username-headers")?,
+                group_headers: header_names(data, "requestheader-group-headers")?,
+                extra_header_prefixes: list(data, "requestheader-extra-headers-prefix")?
+                    .iter()
+                    .map(|prefix| prefix.to_lowercase())
+                    .collect(),
             }),
         };
         Ok(Self { client_ca, request_header })
@@ -171,6 +175,22 @@ fn list(data: &BTreeMap<String, String>, key: &'static str) -> Result<Vec<String
             serde_json::from_str(text).map_err(|source| ClientCaError::List { key, source })
         }
     }
+}
+
+/// A name that no header can have is left out: no request has such a header.
+fn header_names(
+    data: &BTreeMap<String, String>,
+    key: &'static str,
+) -> Result<Vec<HeaderName>, ClientCaError> {
+    let names = list(data, key)?;
+    let read = |name: &String| {
+        let read = HeaderName::from_bytes(name.trim().as_bytes());
+        if read.is_err() {
+            warn!(key, name, "a name that is no header's is left out");
+        }
+        read.ok()
+    };
+    Ok(names.iter().filter_map(read).collect())
 }
 
 impl ClientCas {

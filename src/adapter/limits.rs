@@ -21,8 +21,8 @@ use super::status::ApiStatus;
 const MAX_URI_BYTES: usize = 8 * 1024;
 /// All header names and values together. A user with 500 groups has about 25 KiB.
 const MAX_HEADER_BYTES: usize = 48 * 1024;
-/// Requests at once, all connections together.
-const MAX_REQUESTS: usize = 512;
+/// Requests at once, all connections together; [`super::access`] divides them among users.
+pub(super) const MAX_REQUESTS: usize = 512;
 
 /// The bound and the counters.
 #[derive(Clone, Debug)]
@@ -49,7 +49,10 @@ pub(super) async fn limited(
         Some(refusal) => refusal.into_response(),
         None => match limits.permits.try_acquire() {
             Ok(_permit) => caught(next.run(request)).await,
-            Err(_) => ApiStatus::unavailable("too many requests are under way").into_response(),
+            Err(_) => {
+                limits.metrics.refused_as_too_many("requests");
+                ApiStatus::unavailable("too many requests are under way").into_response()
+            }
         },
     };
     let took = started.elapsed();

@@ -32,6 +32,9 @@ pub struct OwnMetrics {
     served_ages: Histogram,
     handshake_failures: IntCounter,
     client_cas_refused: IntGauge,
+    too_many: IntCounterVec,
+    connections_closed_idle: IntCounter,
+    audit_lines_dropped: IntCounter,
 }
 
 impl OwnMetrics {
@@ -71,16 +74,34 @@ impl OwnMetrics {
                 "headroom_adapter_client_ca_config_refused",
                 "1 if at the last request the ConfigMap with the client CAs was refused and older ones were in use.",
             )?,
-            handshake_failures: IntCounter::new(
+            handshake_failures: counter(
+                registry,
                 "headroom_adapter_tls_handshake_failures_total",
                 "Connections that gave up, or were given up, before TLS was established.",
             )?,
+            too_many: IntCounterVec::new(
+                Opts::new(
+                    "headroom_adapter_refused_as_too_many_total",
+                    "What was refused because as much of it was under way as may be at once.",
+                ),
+                &["what"],
+            )?,
+            connections_closed_idle: counter(
+                registry,
+                "headroom_adapter_connections_closed_idle_total",
+                "Connections that were closed because nobody who is known used them.",
+            )?,
+            audit_lines_dropped: counter(
+                registry,
+                "headroom_adapter_audit_lines_dropped_total",
+                "Refused requests of unknown senders that have no line in the audit log, because there were too many.",
+            )?,
         };
+        registry.register(Box::new(own.too_many.clone()))?;
         registry.register(Box::new(own.requests.clone()))?;
         registry.register(Box::new(own.durations.clone()))?;
         registry.register(Box::new(own.authentications.clone()))?;
         registry.register(Box::new(own.served_ages.clone()))?;
-        registry.register(Box::new(own.handshake_failures.clone()))?;
         registry.register(Box::new(own.client_cas_refused.clone()))?;
         Ok(own)
     }
@@ -103,9 +124,28 @@ impl OwnMetrics {
         self.client_cas_refused.set(i64::from(refused));
     }
 
+    pub(super) fn refused_as_too_many(&self, what: &'static str) {
+        self.too_many.with_label_values(&[what]).inc();
+    }
+
+    pub(super) fn connection_closed_idle(&self) {
+        self.connections_closed_idle.inc();
+    }
+
+    pub(super) fn audit_line_dropped(&self) {
+        self.audit_lines_dropped.inc();
+    }
+
     pub(super) fn handshake_failed(&self) {
         self.handshake_failures.inc();
     }
+}
+
+/// A counter that is in the registry.
+fn counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+    let counter = IntCounter::new(name, help)?;
+    registry.register(Box::new(counter.clone()))?;
+    Ok(counter)
 }
 
 /// The `group` label of a path: a closed set, whatever the path.

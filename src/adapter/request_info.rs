@@ -4,7 +4,8 @@
 //! what is served cannot differ. Never: a redirect, and never a path that is not decoded exactly once. Source: apiserver
 //! `pkg/endpoints/request/requestinfo.go`.
 
-use axum::extract::Query;
+use std::borrow::Cow;
+
 use axum::http::{Method, Uri};
 
 /// One request, as the authorizer sees it.
@@ -16,7 +17,8 @@ pub struct RequestInfo {
     pub path: String,
     /// The resource, for paths under `/apis/GROUP/VERSION/…`.
     pub resource: Option<ResourceInfo>,
-    /// The decoded `labelSelector`; empty if there is none.
+    /// The decoded `labelSelector`, whatever the verb; empty if there is none. The handlers read it; it is no part of the
+    /// question whether this is allowed.
     pub label_selector: String,
     /// The decoded `metricLabelSelector`; empty if there is none.
     pub metric_label_selector: String,
@@ -25,7 +27,7 @@ pub struct RequestInfo {
 }
 
 /// The resource part of a path; absent parts are empty.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ResourceInfo {
     /// E.g. `external.metrics.k8s.io`.
     pub group: String,
@@ -35,7 +37,8 @@ pub struct ResourceInfo {
     pub namespace: String,
     /// The resource; for external metrics the metric's name.
     pub resource: String,
-    /// The object's name.
+    /// The object's name. Only a path gives one: a field selector on `metadata.name`, which upstream takes for a name too,
+    /// leaves it empty, so that more is asked for than upstream would ask, never less.
     pub name: String,
     /// The subresource; for custom metrics the metric's name.
     pub subresource: String,
@@ -45,74 +48,101 @@ impl RequestInfo {
     /// Reads method and URI.
     #[must_use]
     pub fn of(method: &Method, uri: &Uri) -> Self {
-        let parts: Vec<String> =
-            uri.path().trim_matches('/').split('/').map(percent_decoded).collect();
-        let query = Parameters::of(uri);
-        let path = percent_decoded(uri.path());
-        let resource = resource_of(&parts);
-        let verb = match &resource {
-            None => method.as_str().to_lowercase(),
-            Some(resource) => resource_verb(method, resource, &query).to_owned(),
+        let path = decoded(uri.path(), Plus::Literal);
+        let query = Parameters::of(uri.query().unwrap_or_default());
+        let (verb, resource) = match resource_of(method, &path, query.watch) {
+            Some((verb, resource)) => (verb.to_owned(), Some(resource)),
+            None => (method.as_str().to_lowercase(), None),
         };
-        let Parameters { label_selector, metric_label_selector, field_selector, .. } = query;
-        Self { verb, path, resource, label_selector, metric_label_selector, field_selector }
+        let text = |value: Option<Cow<'_, str>>| value.map(Cow::into_owned).unwrap_or_default();
+        Self {
+            verb,
+            path: path.into_owned(),
+            resource,
+            label_selector: text(query.label_selector),
+            metric_label_selector: text(query.metric_label_selector),
+            field_selector: text(query.field_selector),
+        }
     }
 }
 
 /// The query parameters that matter here; of several with one name the first counts, as in Go.
-struct Parameters {
-    label_selector: String,
-    metric_label_selector: String,
-    field_selector: String,
+#[derive(Default)]
+struct Parameters<'a> {
+    label_selector: Option<Cow<'a, str>>,
+    metric_label_selector: Option<Cow<'a, str>>,
+    field_selector: Option<Cow<'a, str>>,
     watch: bool,
 }
 
-impl Parameters {
-    fn of(uri: &Uri) -> Self {
-        let pairs: Vec<(String, String)> =
-            Query::try_from_uri(uri).map(|Query(pairs)| pairs).unwrap_or_default();
-        let first =
-            |name: &str| pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
-        Self {
-            label_selector: first("labelSelector").unwrap_or_default().to_owned(),
-            metric_label_selector: first("metricLabelSelector").unwrap_or_default().to_owned(),
-            field_selector: first("fieldSelector").unwrap_or_default().to_owned(),
-            watch: first("watch").is_some_and(|v| v != "0" && !v.eq_ignore_ascii_case("false")),
+impl<'a> Parameters<'a> {
+    fn of(query: &'a str) -> Self {
+        let mut found = Self::default();
+        let mut watch = None;
+        for pair in query.split('&') {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let value = || decoded(value, Plus::Space);
+            match &*decoded(name, Plus::Space) {
+                "labelSelector" if found.label_selector.is_none() => {
+                    found.label_selector = Some(value());
+                }
+                "metricLabelSelector" if found.metric_label_selector.is_none() => {
+                    found.metric_label_selector = Some(value());
+                }
+                "fieldSelector" if found.field_selector.is_none() => {
+                    found.field_selector = Some(value());
+                }
+                "watch" if watch.is_none() => watch = Some(value()),
+                _ => {}
+            }
         }
+        found.watch = watch.is_some_and(|v| &*v != "0" && !v.eq_ignore_ascii_case("false"));
+        found
     }
 }
 
-/// `None` for paths that name no resource; the API prefix, group and version alone are discovery.
-fn resource_of(parts: &[String]) -> Option<ResourceInfo> {
-    let [prefix, group, version, rest @ ..] = parts else { return None };
-    if prefix != "apis" || rest.is_empty() {
+/// Verb and resource; `None` for paths that name no resource: the API prefix, group and version alone are discovery.
+fn resource_of(method: &Method, path: &str, watch: bool) -> Option<(&'static str, ResourceInfo)> {
+    let mut parts = path.trim_matches('/').split('/');
+    if parts.next() != Some("apis") {
         return None;
     }
-    let (namespace, rest) = match rest {
-        [word, namespace, resource, ..]
-            if word == "namespaces" && !matches!(resource.as_str(), "status" | "finalize") =>
-        {
-            (namespace.clone(), &rest[2..])
-        }
-        [word, namespace, ..] if word == "namespaces" => (namespace.clone(), rest),
-        _ => (String::new(), rest),
+    let (group, version, first) = (parts.next()?, parts.next()?, parts.next()?);
+    // Upstream's old way to say the verb in the path.
+    let (by_path, first) = match first {
+        "watch" => (Some("watch"), parts.next()),
+        "proxy" => (Some("proxy"), parts.next()),
+        _ => (None, Some(first)),
     };
-    let part = |index: usize| rest.get(index).cloned().unwrap_or_default();
-    Some(ResourceInfo {
-        group: group.clone(),
-        version: version.clone(),
-        namespace,
-        resource: part(0),
-        name: part(1),
-        subresource: part(2),
-    })
+    let first = first.unwrap_or_default();
+    let (second, third) = (parts.next(), parts.next());
+    let (namespace, resource, name, subresource) = match (first, second, third) {
+        ("namespaces", Some(namespace), Some(resource))
+            if !matches!(resource, "status" | "finalize") =>
+        {
+            (namespace, resource, parts.next(), parts.next())
+        }
+        ("namespaces", Some(namespace), _) => (namespace, first, second, third),
+        _ => ("", first, second, third),
+    };
+    let (name, subresource) = (name.unwrap_or_default(), subresource.unwrap_or_default());
+    let subresource = if by_path == Some("proxy") { "" } else { subresource };
+    let verb = by_path.unwrap_or_else(|| resource_verb(method, !name.is_empty(), watch));
+    let resource = ResourceInfo {
+        group: group.to_owned(),
+        version: version.to_owned(),
+        namespace: namespace.to_owned(),
+        resource: resource.to_owned(),
+        name: name.to_owned(),
+        subresource: subresource.to_owned(),
+    };
+    Some((verb, resource))
 }
 
-fn resource_verb(method: &Method, resource: &ResourceInfo, query: &Parameters) -> &'static str {
-    let named = !resource.name.is_empty();
+fn resource_verb(method: &Method, named: bool, watch: bool) -> &'static str {
     match *method {
         Method::GET | Method::HEAD if named => "get",
-        Method::GET | Method::HEAD if query.watch => "watch",
+        Method::GET | Method::HEAD if watch => "watch",
         Method::GET | Method::HEAD => "list",
         Method::POST => "create",
         Method::PUT => "update",
@@ -125,6 +155,21 @@ fn resource_verb(method: &Method, resource: &ResourceInfo, query: &Parameters) -
 
 /// Replaces `%XX` by the byte it stands for; text that is no such sequence, or would not be UTF-8, stays as it is.
 pub(super) fn percent_decoded(text: &str) -> String {
+    decoded(text, Plus::Literal).into_owned()
+}
+
+/// What `+` is: itself in a path, a space in a query.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Plus {
+    Literal,
+    Space,
+}
+
+fn decoded(text: &str, plus: Plus) -> Cow<'_, str> {
+    let coded = |byte: u8| byte == b'%' || (byte == b'+' && plus == Plus::Space);
+    if !text.bytes().any(coded) {
+        return Cow::Borrowed(text);
+    }
     let hex = |byte: Option<&u8>| byte.and_then(|byte| char::from(*byte).to_digit(16));
     let bytes = text.as_bytes();
     let mut decoded = Vec::with_capacity(bytes.len());
@@ -134,15 +179,14 @@ pub(super) fn percent_decoded(text: &str) -> String {
         match (bytes[index], digits) {
             (b'%', (Some(high), Some(low))) => {
                 decoded.push(u8::try_from(high * 16 + low).unwrap_or(b'%'));
-                index += 3;
+                index += 2;
             }
-            (byte, _) => {
-                decoded.push(byte);
-                index += 1;
-            }
+            (b'+', _) if plus == Plus::Space => decoded.push(b' '),
+            (byte, _) => decoded.push(byte),
         }
+        index += 1;
     }
-    String::from_utf8(decoded).unwrap_or_else(|_| text.to_owned())
+    String::from_utf8(decoded).map_or(Cow::Borrowed(text), Cow::Owned)
 }
 
 #[cfg(test)]
@@ -185,10 +229,80 @@ mod tests {
         check("DELETE", &format!("{E}/namespaces/shop/m"), "deletecollection", "shop|m||");
         check("GET", &format!("{C}/namespaces/shop/pods/%2A/qps"), "get", "shop|pods|*|qps");
         check("GET", &format!("{C}/namespaces/shop/metrics/qps"), "get", "shop|metrics|qps|");
+        check(
+            "GET",
+            &format!("{C}/namespaces/shop/pods/checkout-1/qps"),
+            "get",
+            "shop|pods|checkout-1|qps",
+        );
+        check(
+            "GET",
+            &format!("{C}/namespaces/shop/deployments.apps/checkout/headroom_demand"),
+            "get",
+            "shop|deployments.apps|checkout|headroom_demand",
+        );
+        check("GET", &format!("{C}/nodes/node-1/load"), "get", "|nodes|node-1|load");
+        check("GET", &format!("{C}/nodes/%2A/load"), "get", "|nodes|*|load");
         check("GET", E, "get", "-");
         check("GET", "/apis", "get", "-");
         check("POST", "/openapi/v2", "post", "-");
         check("GET", "/", "get", "-");
+    }
+
+    /// The kinds of upstream's own table (apiserver v0.37.2 `pkg/endpoints/request/requestinfo_test.go`), under a group.
+    #[test]
+    fn the_request_infos_of_upstreams_own_test_are_the_same_here() {
+        let c = |method: &str, rest: &str, verb: &str, resource: &str| {
+            check(method, &format!("/apis/g/v1/{rest}"), verb, resource);
+        };
+        c("GET", "namespaces", "list", "|namespaces||");
+        c("GET", "namespaces/other", "get", "other|namespaces|other|");
+        c("GET", "namespaces/other/pods", "list", "other|pods||");
+        c("GET", "namespaces/other/pods/foo", "get", "other|pods|foo|");
+        c("HEAD", "namespaces/other/pods/foo", "get", "other|pods|foo|");
+        c("HEAD", "pods", "list", "|pods||");
+        c("GET", "proxy/namespaces/other/pods/foo", "proxy", "other|pods|foo|");
+        c("GET", "proxy/namespaces/other/pods/foo/sub/path", "proxy", "other|pods|foo|");
+        c("GET", "watch/pods", "watch", "|pods||");
+        c("GET", "watch/namespaces/other/pods", "watch", "other|pods||");
+        c("GET", "pods?watch=true", "watch", "|pods||");
+        c("GET", "pods?watch=false", "list", "|pods||");
+        c("GET", "namespaces/other/pods?watch=1", "watch", "other|pods||");
+        c("GET", "namespaces/other/pods?watch=0", "list", "other|pods||");
+        c("GET", "namespaces/other/pods/foo/status", "get", "other|pods|foo|status");
+        c("GET", "namespaces/other/pods/foo/proxy/subpath", "get", "other|pods|foo|proxy");
+        c("PUT", "namespaces/other/finalize", "update", "other|namespaces|other|finalize");
+        c("PUT", "namespaces/other/status", "update", "other|namespaces|other|status");
+        c("PATCH", "namespaces/other/pods/foo", "patch", "other|pods|foo|");
+        c("DELETE", "namespaces/other/pods/foo", "delete", "other|pods|foo|");
+        c("POST", "namespaces/other/pods", "create", "other|pods||");
+        c("DELETE", "nodes", "deletecollection", "|nodes||");
+        c("DELETE", "namespaces", "deletecollection", "|namespaces||");
+        c("GET", "job/foo/scale", "get", "|job|foo|scale");
+        for no_resource in ["/", "/apis/g/v1/", "/apis/g/v1", "/bad/g/v1/r", "/apis/v1/r", "/apis"]
+        {
+            check("GET", no_resource, "get", "-");
+        }
+    }
+
+    #[test]
+    fn a_slash_that_was_encoded_divides_the_path_as_it_does_upstream() {
+        check("GET", "/apis/g/v1/namespaces/a%2Fb/m", "get", "a|b|m|");
+    }
+
+    #[test]
+    fn a_field_selector_never_narrows_the_question() {
+        check("GET", "/apis/g/v1/namespaces/n/m?fieldSelector=metadata.name%3Dx", "list", "n|m||");
+    }
+
+    #[test]
+    fn of_parameters_with_one_name_the_first_counts_and_a_broken_one_is_not_left_out() {
+        let selector = |query: &str| of("GET", &format!("/apis/g/v/n/m?{query}")).label_selector;
+        assert_eq!(selector("labelSelector=foo%3Dbar&labelSelector=foo%3Dbaz"), "foo=bar");
+        assert_eq!(selector("label%53elector=a"), "a");
+        // Left out it would mean everything.
+        assert_eq!(selector("labelSelector=a%zz"), "a%zz");
+        assert_eq!(selector("labelSelector"), "");
     }
 
     #[test]

@@ -1,23 +1,20 @@
 //! Answers of the API server that may be used again for a short time.
 //!
-//! In: an answer under the SHA-256 of its question. Out: the answer, until its time is over. Never: more entries than the
-//! bound, and never the question itself, which can hold a token.
+//! In: an answer under a key of its question. Out: the answer, until its time is over. Never: more entries than the bound,
+//! and never the question itself, which can hold a token or the groups of a user.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use sha2::{Digest, Sha256};
 use tokio::time::Instant;
-
-/// The SHA-256 of a question.
-pub(super) type ReviewKey = [u8; 32];
 
 /// A bounded map of answers with an end.
 #[derive(Debug)]
-pub(super) struct ReviewCache<V> {
+pub(super) struct ReviewCache<K, V> {
     capacity: usize,
-    entries: Mutex<HashMap<ReviewKey, Entry<V>>>,
+    entries: Mutex<HashMap<K, Entry<V>>>,
 }
 
 #[derive(Debug)]
@@ -26,23 +23,18 @@ struct Entry<V> {
     ends: Instant,
 }
 
-/// The key of a question.
-pub(super) fn key_of(question: &[u8]) -> ReviewKey {
-    Sha256::digest(question).into()
-}
-
-impl<V: Clone> ReviewCache<V> {
+impl<K: Copy + Eq + Hash, V: Clone> ReviewCache<K, V> {
     pub(super) fn new(capacity: usize) -> Self {
         Self { capacity, entries: Mutex::default() }
     }
 
     /// The answer, if its time is not over at `now`.
-    pub(super) fn get(&self, key: &ReviewKey, now: Instant) -> Option<V> {
+    pub(super) fn get(&self, key: &K, now: Instant) -> Option<V> {
         self.entries.lock().get(key).filter(|entry| now < entry.ends).map(|e| e.value.clone())
     }
 
     /// Keeps an answer from `now` on. At the bound, those whose time is over make room, else the one that ends first.
-    pub(super) fn put(&self, key: ReviewKey, value: V, now: Instant, keep_for: Duration) {
+    pub(super) fn put(&self, key: K, value: V, now: Instant, keep_for: Duration) {
         let mut entries = self.entries.lock();
         if entries.len() >= self.capacity {
             entries.retain(|_, entry| now < entry.ends);
@@ -56,6 +48,22 @@ impl<V: Clone> ReviewCache<V> {
     }
 }
 
+/// Makes keys of questions that need not be secret, without a copy of them.
+///
+/// 128 bits of two SipHashes whose keys nobody outside knows: who may choose the question cannot find a second one with the
+/// same key, and by chance it happens once in 10^30 for as many answers as are kept.
+#[derive(Debug, Default)]
+pub(super) struct Keys(RandomState, RandomState);
+
+/// The key of a question.
+pub(super) type Key = (u64, u64);
+
+impl Keys {
+    pub(super) fn of(&self, question: &impl Hash) -> Key {
+        (self.0.hash_one(question), self.1.hash_one(question))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,7 +72,7 @@ mod tests {
     fn an_answer_ends_with_its_time() {
         let cache = ReviewCache::new(2);
         let start = Instant::now();
-        let key = key_of(b"a");
+        let key = "a";
         cache.put(key, 1, start, Duration::from_secs(10));
         assert_eq!(cache.get(&key, start + Duration::from_millis(9_999)), Some(1));
         assert_eq!(cache.get(&key, start + Duration::from_secs(10)), None);
@@ -75,10 +83,23 @@ mod tests {
         let cache = ReviewCache::new(2);
         let start = Instant::now();
         for (name, seconds) in [("a", 5), ("b", 9), ("c", 9)] {
-            cache.put(key_of(name.as_bytes()), name, start, Duration::from_secs(seconds));
+            cache.put(name, name, start, Duration::from_secs(seconds));
         }
-        assert_eq!(cache.get(&key_of(b"a"), start), None);
-        assert_eq!(cache.get(&key_of(b"b"), start), Some("b"));
+        assert_eq!(cache.get(&"a", start), None);
+        assert_eq!(cache.get(&"b", start), Some("b"));
         assert_eq!(cache.entries.lock().len(), 2);
+    }
+
+    #[test]
+    fn questions_whose_words_are_cut_differently_have_different_keys() {
+        let keys = Keys::default();
+        assert_eq!(keys.of(&("ab", "c")), keys.of(&("ab", "c")));
+        assert_ne!(keys.of(&("ab", "c")), keys.of(&("a", "bc")));
+        assert_ne!(keys.of(&vec!["a", "b"]), keys.of(&vec!["ab"]));
+        assert_ne!(
+            keys.of(&("ab", "c")),
+            Keys::default().of(&("ab", "c")),
+            "keys are of one process"
+        );
     }
 }

@@ -1,8 +1,9 @@
 //! TLS of the API server: the serving certificate, and the handshake that lets client certificates in without judging them.
 //!
 //! In: certificates and keys in PEM, at any time. Out: a rustls configuration that follows them without a restart. Never: a
-//! decision about who the client is; a client certificate is only proven to be held, and [`super::client_cas`] judges it
-//! at every request, so that a replaced CA counts for connections that are open already, and for resumed ones.
+//! decision about who the client is; a client certificate is only proven to be held. [`super::client_cas`] judges it once per
+//! connection and state of the CAs, so that a replaced CA counts for connections that are open already, and for resumed ones,
+//! and a request on a steady connection costs no signature.
 
 use std::sync::Arc;
 

@@ -4,10 +4,14 @@
 //! (kube-aggregator `pkg/apiserver/handler_proxy.go`) rely on; the numbers tell them apart, no more.
 
 mod access;
+mod audit;
 mod connection;
 mod custom;
 mod discovery;
 mod external;
+mod overload;
+mod promises;
+mod rotation;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -241,6 +245,7 @@ struct Setup {
     extra: Router,
     without_certificate: bool,
     groups: Groups,
+    audit: AuditLevel,
 }
 
 impl Running {
@@ -286,6 +291,7 @@ impl Running {
             authorization,
             progress: progress.clone(),
             metrics,
+            audit: setup.audit,
             extra: setup.extra,
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");

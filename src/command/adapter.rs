@@ -20,7 +20,7 @@ use crate::adapter::serving_certificate::{InstallError, ServingMetrics};
 use crate::adapter::serving_files::ServingFiles;
 use crate::adapter::{
     AccessReviews, Authentication, Authorization, ClientCas, Delegated, Groups, OwnMetrics, Server,
-    ServingCertificate, metrics_routes,
+    ServingCertificate, metrics_routes, serve_plain,
 };
 use crate::cli::AdapterArgs;
 use crate::config::{AdapterConfig, Inputs, Live};
@@ -134,7 +134,8 @@ impl Parts {
         self.decide(&mut tasks, roster, shutdown)?;
         let certificate = Arc::new(ServingCertificate::new(self.progress.add_condition("TLS")));
         self.certify(&mut tasks, certificate.clone(), leading, shutdown)?;
-        self.serve(&mut tasks, listener, certificate, shutdown)?;
+        let metrics = OwnMetrics::register(&self.registry)?;
+        self.serve(&mut tasks, listener, certificate, metrics.clone(), shutdown);
         let live = self.live.clone();
         let ended = shutdown.clone();
         tasks.spawn(async move {
@@ -146,7 +147,7 @@ impl Parts {
             metrics_routes(self.registry.clone(), &self.progress).merge(self.live.routes());
         let ended = shutdown.clone();
         tasks.spawn(async move {
-            axum::serve(plain, routes).with_graceful_shutdown(ended.cancelled_owned()).await?;
+            serve_plain(plain, routes, metrics, ended).await;
             Ok("metrics")
         });
         Ok(tasks)
@@ -281,8 +282,9 @@ impl Parts {
         tasks: &mut Tasks,
         listener: TcpListener,
         certificate: Arc<ServingCertificate>,
+        metrics: OwnMetrics,
         shutdown: &CancellationToken,
-    ) -> anyhow::Result<()> {
+    ) {
         let cas = Arc::new(ClientCas::new(self.progress.add_condition("client CAs")));
         let server = Server {
             groups: Groups::default(),
@@ -295,7 +297,8 @@ impl Parts {
             )),
             authorization: Authorization::Delegated(AccessReviews::new(self.client.clone())),
             progress: self.progress.clone(),
-            metrics: OwnMetrics::register(&self.registry)?,
+            metrics,
+            audit: self.config.audit,
             extra: axum::Router::new(),
         };
         let (client, ended) = (self.client.clone(), shutdown.clone());
@@ -308,7 +311,6 @@ impl Parts {
             server.serve(listener, ended).await?;
             Ok("API server")
         });
-        Ok(())
     }
 }
 

@@ -10,8 +10,8 @@ use super::keys::Program;
 use super::layers::Setting;
 use super::value::Value;
 use super::{
-    AdapterConfig, AgentConfig, CaptureConfig, CaptureRule, Credential, DebugConfig, HttpUrl,
-    ProcessChoice, RingConfig, ScrapeConfig, TargetConfig,
+    AdapterConfig, AgentConfig, AuditLevel, CaptureConfig, CaptureRule, Credential, DebugConfig,
+    HttpUrl, ProcessChoice, RingConfig, ScrapeConfig, TargetConfig,
 };
 use crate::units::Ratio;
 
@@ -169,6 +169,10 @@ impl Section for AdapterConfig {
             namespace: values.text("adapter.namespace").expect(TYPED),
             service_name: values.text("adapter.serviceName").expect(TYPED),
             log_level: values.text("adapter.logLevel").expect(TYPED),
+            audit: values
+                .text("adapter.audit")
+                .and_then(|word| AuditLevel::named(&word))
+                .expect(TYPED),
             scrape: ScrapeConfig {
                 body_bytes: values.whole("adapter.scrape.maxBody").expect(TYPED),
                 series_per_pod: values.whole("adapter.scrape.seriesPerPod").expect(TYPED),

@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use super::AuditLevel;
+
 /// Whose section a key belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Program {
@@ -75,6 +77,8 @@ pub enum Kind {
     Share,
     /// `true` or `false`.
     Switch,
+    /// One of these words.
+    Choice(&'static [&'static str]),
     /// What is logged, as `HEADROOM_LOG` says it.
     LogFilter,
     /// A list of [`super::CaptureRule`].
@@ -98,6 +102,7 @@ impl Kind {
             Self::Count { .. } => "number",
             Self::Share => "share of 1",
             Self::Switch => "true or false",
+            Self::Choice(_) => "word",
             Self::LogFilter => "log filter",
             Self::Rules => "list of rules",
         }
@@ -355,6 +360,14 @@ pub const KEYS: &[Key] = &[
         default: Some("info"),
         change: Change::Hot,
         meaning: "what is logged, such as `debug` or `headroom::adapter=debug,info`",
+    },
+    Key {
+        path: "adapter.audit",
+        env: &["HEADROOM_ADAPTER_AUDIT"],
+        kind: Kind::Choice(AuditLevel::WORDS),
+        default: Some("refused"),
+        change: Change::Restart,
+        meaning: "which requests to the API have a line in the log, target `audit`, level info: who (user, uid, number of groups, addresses), what, and the outcome; discovery and probes never have one",
     },
     Key {
         path: "adapter.scrape.maxBody",

@@ -70,6 +70,9 @@ fn form(kind: Kind) -> String {
         Kind::Duration { min, max } => format!("duration, {min:?} to {max:?}"),
         Kind::Bytes { min, max } => format!("bytes, {} to {}", binary(min), binary(max)),
         Kind::Count { min, max } => format!("number, {min} to {max}"),
+        Kind::Choice(words) => {
+            words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
+        }
         kind => kind.form().to_owned(),
     }
 }

@@ -126,8 +126,38 @@ pub struct AdapterConfig {
     pub service_name: String,
     /// What is logged, in the syntax of `HEADROOM_LOG`.
     pub log_level: String,
+    /// Which requests have a line in the log of who asked for what.
+    pub audit: AuditLevel,
     /// What one pod's answer may cost.
     pub scrape: ScrapeConfig,
+}
+
+/// Which requests to the API groups have a line in the log of who asked for what.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AuditLevel {
+    /// None.
+    Off,
+    /// Those that were refused.
+    #[default]
+    Refused,
+    /// All: who, what, when and the outcome, as Kubernetes' level of this name.
+    Metadata,
+}
+
+impl AuditLevel {
+    /// The words for the levels, in the order of the variants.
+    pub const WORDS: &'static [&'static str] = &["off", "refused", "metadata"];
+
+    /// The level of that word.
+    #[must_use]
+    pub fn named(word: &str) -> Option<Self> {
+        let levels = [Self::Off, Self::Refused, Self::Metadata];
+        levels
+            .into_iter()
+            .zip(Self::WORDS)
+            .find(|(_, known)| **known == word)
+            .map(|(level, _)| level)
+    }
 }
 
 /// What one pod's answer may cost.

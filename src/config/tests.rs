@@ -52,6 +52,7 @@ fn every_key_of_the_table_is_read_by_its_section() {
             Kind::Bytes { .. } => "77Ki",
             Kind::Share => "0.7",
             Kind::Switch => "true",
+            Kind::Choice(words) => words[0],
             Kind::LogFilter => "trace",
             Kind::Rules => "[{signal: process_threads, above: 1}]",
         };

@@ -72,6 +72,8 @@ pub(super) fn parse(kind: Kind, text: &str) -> Result<Value, String> {
             "false" => Ok(Value::Switch(false)),
             _ => Err(format!("{text:?} is neither true nor false")),
         },
+        Kind::Choice(words) if words.contains(&text) => Ok(Value::Text(text.to_owned())),
+        Kind::Choice(words) => Err(format!("{text:?} is none of {}", words.join(", "))),
         Kind::LogFilter => EnvFilter::try_new(text)
             .map(|_| Value::Text(text.to_owned()))
             .map_err(|error| format!("{text:?} is not a log filter: {error}")),
@@ -170,6 +172,7 @@ mod tests {
             (Kind::DnsName, ""),
             (Kind::Address, "9469"),
             (Kind::LogFilter, "headroom=loud"),
+            (Kind::Choice(&["off", "on"]), "On"),
         ] {
             assert!(parse(kind, text).is_err(), "{text}");
         }

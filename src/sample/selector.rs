@@ -7,6 +7,10 @@ use std::collections::BTreeSet;
 
 use super::Labels;
 
+/// Requirements of one selector. Each is checked for every item that could be picked, so that their number multiplies the
+/// cost of a request; people write fewer than ten.
+const MAX_REQUIREMENTS: usize = 64;
+
 /// A conjunction of requirements; empty matches everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selector {
@@ -243,6 +247,9 @@ impl<'a> Parser<'a> {
             return Ok(Selector { requirements });
         }
         loop {
+            if requirements.len() == MAX_REQUIREMENTS {
+                return Err(fault(self.peek(), "a selector has at most 64 requirements"));
+            }
             requirements.push(self.requirement()?);
             let token = self.take();
             match token.kind {
@@ -485,6 +492,13 @@ mod tests {
         check_fault("ä=b", 0, "this is not a valid label name");
         check_fault("a=ä,b=", 2, "this is not a valid label value");
         check_fault(&format!("a={}", "x".repeat(64)), 2, "this is not a valid label value");
+    }
+
+    #[test]
+    fn the_number_of_requirements_is_bounded() {
+        let selector = |count: usize| vec!["a"; count].join(",");
+        check(&selector(64), "a=1", true);
+        check_fault(&selector(65), 128, "a selector has at most 64 requirements");
     }
 
     #[test]

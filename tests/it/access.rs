@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use headroom::agent::{Agent, ClusterAccess};
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use crate::support::control_plane::ControlPlane;
 use crate::support::direct::{Answer, DirectClient, Identity};
 use crate::support::shared::{eventually, run, share};
 
@@ -72,6 +73,87 @@ fn a_service_account_without_a_role_is_403_and_named() {
         let token = cluster.plane.token("default", "default").await?;
         let name = "system:serviceaccount:default:default";
         check(Identity::Token(&token), &[], 403, name).await
+    });
+}
+
+/// The code and the reason of a direct read with a token, and of the same read through the API server as `user`.
+async fn both_ways(
+    plane: &ControlPlane,
+    adapter: &str,
+    token: &str,
+    user: &str,
+    path: &str,
+) -> Result<(u16, String)> {
+    let client = DirectClient::new(plane, adapter, Identity::Token(token))?;
+    let Answer { status, body } = client.get(path, &[]).await?;
+    ensure!(body["kind"] == "Status" && body["code"] == status, "not a Status: {body}");
+    let through = plane.kubectl(&["get", "--raw", path, "--as", user, "-v", "0"]);
+    let through = through.map_or_else(|error| error.to_string(), |text| text);
+    let is_forbidden = through.contains("Forbidden");
+    ensure!(is_forbidden == (status == 403), "{status} directly, through kube-apiserver {through}");
+    Ok((status, body["message"].as_str().unwrap_or_default().to_owned()))
+}
+
+#[test]
+fn a_role_for_one_metric_in_one_namespace_gives_that_and_no_more() {
+    run(async {
+        let cluster = share().await?;
+        let adapter = cluster.adapter().await?.url();
+        let (own, other) = ("access-own", "access-other");
+        for namespace in [own, other] {
+            cluster.namespace(namespace).await?;
+        }
+        let role = json!({"apiVersion": "v1", "kind": "List", "items": [
+            {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role",
+             "metadata": {"name": "demand-reader", "namespace": own},
+             "rules": [{"apiGroups": ["external.metrics.k8s.io"], "resources": ["headroom_demand"],
+                        "verbs": ["get", "list"]}]},
+            {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+             "metadata": {"name": "demand-reader", "namespace": own},
+             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "demand-reader"},
+             "subjects": [{"kind": "ServiceAccount", "name": "default", "namespace": own}]},
+        ]});
+        cluster.plane.kubectl_with_input(&["apply", "-f", "-"], &role.to_string())?;
+        let token = cluster.plane.token(own, "default").await?;
+        let user = format!("system:serviceaccount:{own}:default");
+        let path = |namespace: &str, metric: &str| {
+            format!("/apis/external.metrics.k8s.io/v1beta1/namespaces/{namespace}/{metric}")
+        };
+        let ask = async |namespace: &str, metric: &str| {
+            both_ways(&cluster.plane, &adapter, &token, &user, &path(namespace, metric)).await
+        };
+        // The role is known to the API server's authorizer a moment after it is made; a refusal stands for 10 s.
+        let (_, message) = eventually(Duration::from_secs(30), "the role", async || {
+            Ok(ask(own, "headroom_demand").await.ok().filter(|(status, _)| *status == 404))
+        })
+        .await?;
+        // They may ask, and are told that there is nothing.
+        ensure!(message.contains("there is no ScalingPolicy in namespace"), "{message}");
+        for (namespace, metric) in [
+            (own, "headroom_tasks"),
+            (own, "headroom_signal_demand"),
+            (own, "no_such_metric"),
+            (other, "headroom_demand"),
+            ("no-such-namespace", "headroom_demand"),
+        ] {
+            let (status, message) = ask(namespace, metric).await?;
+            ensure!(status == 403, "{namespace} {metric}: {status} {message}");
+            let said = [namespace, metric, user.as_str()].iter().all(|word| message.contains(word));
+            ensure!(said && message.contains("cannot list resource"), "{message}");
+        }
+        for namespace in [own, other] {
+            cluster.delete_namespace(namespace).await?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_token_for_another_audience_is_401() {
+    run(async {
+        let cluster = share().await?;
+        let token = cluster.plane.token_for("default", "default", &["headroom-push"]).await?;
+        check(Identity::Token(&token), &[], 401, "").await
     });
 }
 

@@ -117,11 +117,25 @@ impl ControlPlane {
     /// # Errors
     /// The ServiceAccount does not exist.
     pub(crate) async fn token(&self, namespace: &str, account: &str) -> Result<String> {
+        self.token_for(namespace, account, &[]).await
+    }
+
+    /// The same for these audiences; for none: for the API server.
+    ///
+    /// # Errors
+    /// The ServiceAccount does not exist.
+    pub(crate) async fn token_for(
+        &self,
+        namespace: &str,
+        account: &str,
+        audiences: &[&str],
+    ) -> Result<String> {
         let accounts = Api::<ServiceAccount>::namespaced(self.client(), namespace);
-        let request = TokenRequest {
-            spec: Some(TokenRequestSpec { expiration_seconds: Some(3600), ..Default::default() }),
-            ..Default::default()
-        };
+        let owned = || audiences.iter().map(|audience| (*audience).to_owned()).collect();
+        let audiences = (!audiences.is_empty()).then(owned);
+        let spec =
+            TokenRequestSpec { audiences, expiration_seconds: Some(3600), ..Default::default() };
+        let request = TokenRequest { spec: Some(spec), ..Default::default() };
         let answer = accounts
             .create_token_request(account, &PostParams::default(), &request)
             .await

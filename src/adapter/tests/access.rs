@@ -341,3 +341,73 @@ async fn how_senders_were_recognised_is_counted() {
         assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
     }
 }
+
+#[tokio::test]
+async fn nobody_learns_which_paths_exist() {
+    let server = Running::start().await;
+    server.demand("shop", "checkout", 1.0);
+    for path in ["/", PATH, "/apis", "/metrics", "/debug/pprof/profile", "/no/such/path"] {
+        for method in [reqwest::Method::GET, reqwest::Method::POST, reqwest::Method::DELETE] {
+            let answer = server.anyone().send(method, path, &[]).await;
+            assert_eq!(answer.status(401, "Unauthorized"), "Unauthorized");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_403_is_the_same_whether_or_not_there_is_something() {
+    let server = Running::start().await;
+    server.demand("shop", "checkout", 1.0);
+    let proxy = server.proxy();
+    let refused = async |namespace: &str, metric: &str| {
+        let path = format!("{EXTERNAL}/namespaces/{namespace}/{metric}");
+        let answer = proxy.get(&path, &[("x-remote-user", "mallory")]).await;
+        answer.status(403, "Forbidden").replace(namespace, "NS").replace(metric, "M")
+    };
+    let there = refused("shop", "headroom_demand").await;
+    assert_eq!(there, refused("nowhere", "headroom_demand").await);
+    assert_eq!(there, refused("shop", "nothing").await);
+}
+
+#[tokio::test]
+async fn what_went_wrong_inside_stays_inside() {
+    let server = Running::start().await;
+    server.demand("shop", "checkout", 1.0);
+    let (anyone, proxy) = (server.anyone(), server.proxy());
+    for (token, user) in [("broken", "broken"), ("webhook", "broken")] {
+        let header = format!("Bearer {token}");
+        let by_token = anyone.get(PATH, &[("authorization", &header)]).await;
+        let by_proxy = proxy.get(PATH, &[("x-remote-user", user)]).await;
+        for answer in [by_token, by_proxy] {
+            let message = answer.status(503, "ServiceUnavailable");
+            // What the scripted API server and webhook said.
+            for inner in ["etcd", "connection refused", "kube", "status"] {
+                assert!(!message.contains(inner), "{message}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_users_reviews_do_not_wait_behind_those_of_another() {
+    let server = Running::start().await;
+    server.demand("shop", "checkout", 1.0);
+    let (flooder, other) = (server.proxy(), server.proxy());
+    let path = |n: usize| format!("{EXTERNAL}/namespaces/shop/metric-{n}");
+    let paths: Vec<String> = (0..200).map(path).collect();
+    let flood = paths.iter().map(|path| flooder.get(path, &[("x-remote-user", "slow")]));
+    let flood = futures::future::join_all(flood);
+    let others = async {
+        while server.script.accesses.lock().len() < 32 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        // Until the whole flood has arrived.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        other.get(PATH, &[("x-remote-user", "bob")]).await.code
+    };
+    let (answers, code) = tokio::join!(flood, others);
+    assert_eq!(code, StatusCode::OK);
+    for answer in answers {
+        answer.status(503, "ServiceUnavailable");
+    }
+}

@@ -86,6 +86,41 @@ async fn case_16_certificates_are_asked_for_without_naming_cas_in_both_tls_versi
     }
 }
 
+/// The ClientHello of a client that speaks at most this version (RFC 5246, 7.4.1.2; none names versions besides).
+fn old_client_hello(version: [u8; 2]) -> Vec<u8> {
+    let mut hello = version.to_vec();
+    hello.extend([7; 32]);
+    // No session; TLS_ECDHE_ECDSA_WITH_ with AES_128_GCM_SHA256 and AES_128_CBC_SHA; no compression.
+    hello.extend([0, 0, 4, 0xc0, 0x2b, 0xc0, 0x09, 1, 0]);
+    // supported_groups: x25519, secp256r1; signature_algorithms: ecdsa_secp256r1_sha256.
+    let extensions = [0, 10, 0, 6, 0, 4, 0, 29, 0, 23, 0, 13, 0, 4, 0, 2, 4, 3];
+    hello.extend([0, 18]);
+    hello.extend(extensions);
+    let length = u8::try_from(hello.len()).expect("a short message");
+    let handshake = [&[1, 0, 0, length], &hello[..]].concat();
+    let length = u8::try_from(handshake.len()).expect("a short message");
+    [&[0x16, 3, 1, 0, length], &handshake[..]].concat()
+}
+
+#[tokio::test]
+async fn tls_before_1_2_is_refused() {
+    let server = Running::start().await;
+    let answer = async |version| {
+        let mut stream = TcpStream::connect(server.address).await.expect("the server listens");
+        stream.write_all(&old_client_hello(version)).await.expect("the socket is open");
+        let mut answer = [0; 7];
+        stream.read_exact(&mut answer).await.expect("the first record of an answer");
+        (answer[0], answer[5], answer[6])
+    };
+    for version in [[3, 0], [3, 1], [3, 2]] {
+        // An alert record: fatal, protocol_version (RFC 8446, 6.2).
+        assert_eq!(answer(version).await, (0x15, 2, 70));
+    }
+    // The same from a client of 1.2 is a handshake record: ServerHello.
+    let (record, message, _) = answer([3, 3]).await;
+    assert_eq!((record, message), (0x16, 2));
+}
+
 #[tokio::test]
 async fn probes_need_no_credentials_and_readiness_names_what_is_missing() {
     let server = Running::with(Setup::default()).await;

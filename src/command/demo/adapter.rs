@@ -14,6 +14,7 @@ use crate::adapter::{
     Authentication, Authorization, Groups, OwnMetrics, Server, ServingCertificate, StaticToken,
 };
 use crate::cli::DemoArgs;
+use crate::config::AuditLevel;
 use crate::pipeline::{Pipeline, PipelineSetup};
 use crate::policy::{Assignment, Board, Pod, Workload};
 use crate::probes::Progress;
@@ -61,6 +62,7 @@ pub(super) async fn run(args: &DemoArgs, shutdown: CancellationToken) -> anyhow:
         authorization: Authorization::SuperusersOnly,
         progress: progress.clone(),
         metrics: OwnMetrics::register(&registry)?,
+        audit: AuditLevel::Off,
         extra: axum::Router::new(),
     };
     let address = args.adapter_address();
