@@ -13,8 +13,8 @@ use serde::Serialize;
 use super::own_metrics::OwnMetrics;
 use super::status::{ApiStatus, Cause, Details};
 use crate::policy::{
-    Board, Coverage, DEMAND_METRIC, Decision, EntryState, LeftOut, LeftOutReason, POLICY_LABEL,
-    Policy, PolicyId, SignalKind, Standing, TotalKind, Unserved,
+    Board, DEMAND_METRIC, Decision, EntryState, POLICY_LABEL, Policy, PolicyId, SignalKind,
+    Standing, TotalKind, Unserved,
 };
 use crate::quantity::Quantity;
 use crate::sample::{Labels, Selector};
@@ -25,9 +25,6 @@ use crate::units::Measure;
 const GROUP: &str = "external.metrics.k8s.io";
 /// Policies that an error names before it says "and N more".
 const POLICIES_NAMED: usize = 20;
-
-/// Pods that an error names before it says "and N more".
-const PODS_NAMED: usize = 3;
 
 /// The metrics that exist; their names are a contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,10 +38,13 @@ enum Metric {
 const METRICS: [(&str, Metric); 7] = [
     (DEMAND_METRIC, Metric::Demand),
     ("headroom_signal_demand", Metric::SignalDemand),
-    ("headroom_tasks", Metric::Total(TotalKind::Tasks)),
-    ("headroom_heap_bytes", Metric::Total(TotalKind::HeapBytes)),
-    ("headroom_allocation_bytes_per_second", Metric::Total(TotalKind::AllocationBytesPerSecond)),
-    ("headroom_cpu_cores", Metric::Total(TotalKind::CpuCores)),
+    (TotalKind::Tasks.name(), Metric::Total(TotalKind::Tasks)),
+    (TotalKind::HeapBytes.name(), Metric::Total(TotalKind::HeapBytes)),
+    (
+        TotalKind::AllocationBytesPerSecond.name(),
+        Metric::Total(TotalKind::AllocationBytesPerSecond),
+    ),
+    (TotalKind::CpuCores.name(), Metric::Total(TotalKind::CpuCores)),
     ("headroom_latency_seconds", Metric::Latency),
 ];
 
@@ -287,48 +287,11 @@ fn readings(
 /// A total is over the pods that report its signal. While one that should is silent, or answers without it, it is only a part of the truth, and an
 /// HPA would scale down on it; only the demand is imputed.
 fn total(kind: TotalKind, policy: &Policy, decision: &Decision) -> Option<Result<f64, Unserved>> {
-    let of_kind = |signal: &SignalKind| match kind {
-        TotalKind::Tasks => matches!(signal, SignalKind::Tasks(_)),
-        TotalKind::HeapBytes => matches!(signal, SignalKind::Heap(_)),
-        TotalKind::AllocationBytesPerSecond => matches!(signal, SignalKind::AllocationRate(_)),
-        TotalKind::CpuCores => matches!(signal, SignalKind::Cpu(_)),
-    };
     let Some(total) = decision.totals.iter().find(|total| total.kind == kind) else {
-        let signal = policy.signals.iter().find(|signal| of_kind(&signal.kind))?;
+        let signal = policy.signals.iter().find(|signal| signal.kind.total_kind() == Some(kind))?;
         return Some(Err(missing_signal(decision, &signal.name)));
     };
-    let measured = decision.signals.iter().find(|signal| signal.name == total.signal);
-    let coverage = measured.map_or(decision.coverage, |signal| signal.coverage);
-    if coverage.reporting == 0 || coverage.reporting < coverage.expected {
-        return Some(Err(part_of_a_total(decision, &total.signal, coverage)));
-    }
-    Some(Ok(total.value))
-}
-
-/// Says which pods a total lacks and why, young ones last: those may not be expected to report yet.
-fn part_of_a_total(decision: &Decision, signal: &str, coverage: Coverage) -> Unserved {
-    let Coverage { reporting, expected, .. } = coverage;
-    let concerns = |reason: &LeftOutReason| match reason {
-        LeftOutReason::MissingFamily { signal: of }
-        | LeftOutReason::PartialFamily { signal: of, .. } => &**of == signal,
-        _ => true,
-    };
-    let mut lacking: Vec<&LeftOut> =
-        decision.left_out.iter().filter(|pod| concerns(&pod.reason)).collect();
-    lacking.sort_by_key(|pod| pod.reason == LeftOutReason::NotYetReported);
-    let missing = usize::try_from(expected - reporting.min(expected)).unwrap_or(usize::MAX);
-    lacking.truncate(missing.min(PODS_NAMED));
-    let named: String = lacking.iter().map(|pod| format!("; {pod}")).collect();
-    let more = match missing.saturating_sub(lacking.len()) {
-        more if more > 0 && !lacking.is_empty() => format!("; and {more} more"),
-        _ => String::new(),
-    };
-    Unserved {
-        reason: "PodsMissing",
-        message: format!(
-            "{reporting} of {expected} pods report signal {signal}, and a part is no total, while {DEMAND_METRIC} fills the gap{named}{more}"
-        ),
-    }
+    Some(decision.whole(&total.signal).map(|()| total.value))
 }
 
 fn quantiles(policy: &Policy, decision: &Decision) -> Vec<(OwnLabels, Result<f64, Unserved>)> {
@@ -410,7 +373,7 @@ fn unserved(namespace: &str, metric: &str, mut failures: Vec<Failure>) -> ApiSta
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::Learned;
+    use crate::policy::{Coverage, Learned};
     use crate::time::Moment;
 
     /// The decision stands for 20 s; `check(age, expected message)`.

@@ -105,6 +105,7 @@ pub fn compile(object: &ScalingPolicy) -> Result<Policy, Vec<SpecProblem>> {
         learned: learned(object, &signals),
         signals,
         min_replicas,
+        wants_usage: false,
     })
 }
 

@@ -402,6 +402,7 @@ impl Index {
                     status_replicas: *status_replicas,
                     resource: resource.clone(),
                     pods: self.pods_of(policy, selector),
+                    ..Workload::default()
                 };
                 let workload = self.keep_workload(&seen.id, workload);
                 Ruling {
