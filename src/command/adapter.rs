@@ -190,6 +190,7 @@ impl Parts {
             client: self.client.clone(),
             board: self.board.clone(),
             roster,
+            resource_metrics: self.config.resource_metrics,
             leader,
             clock: self.clock,
             progress: self.progress.clone(),

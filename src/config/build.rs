@@ -169,6 +169,7 @@ impl Section for AdapterConfig {
             namespace: values.text("adapter.namespace").expect(TYPED),
             service_name: values.text("adapter.serviceName").expect(TYPED),
             log_level: values.text("adapter.logLevel").expect(TYPED),
+            resource_metrics: values.switch("adapter.resourceMetrics").expect(TYPED),
             scrape: ScrapeConfig {
                 body_bytes: values.whole("adapter.scrape.maxBody").expect(TYPED),
                 series_per_pod: values.whole("adapter.scrape.seriesPerPod").expect(TYPED),

@@ -357,6 +357,14 @@ pub const KEYS: &[Key] = &[
         meaning: "what is logged, such as `debug` or `headroom::adapter=debug,info`",
     },
     Key {
+        path: "adapter.resourceMetrics",
+        env: &["HEADROOM_ADAPTER_RESOURCE_METRICS"],
+        kind: Kind::Switch,
+        default: Some("false"),
+        change: Change::Restart,
+        meaning: "the CPU and memory in use of every policy's pods are read, too, for `metrics.k8s.io`",
+    },
+    Key {
         path: "adapter.scrape.maxBody",
         env: &["HEADROOM_ADAPTER_SCRAPE_MAX_BODY"],
         kind: Kind::Bytes { min: 1024, max: 256 * MIB },

@@ -126,6 +126,8 @@ pub struct AdapterConfig {
     pub service_name: String,
     /// What is logged, in the syntax of `HEADROOM_LOG`.
     pub log_level: String,
+    /// The CPU and memory in use of every policy's pods are read, too.
+    pub resource_metrics: bool,
     /// What one pod's answer may cost.
     pub scrape: ScrapeConfig,
 }

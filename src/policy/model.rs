@@ -51,6 +51,16 @@ pub struct Policy {
     pub learned: Learned,
 }
 
+impl Policy {
+    /// What its metrics describe, where that is not the pods.
+    pub fn described(&self) -> impl Iterator<Item = &TargetRef> {
+        self.signals.iter().filter_map(|signal| match &signal.kind {
+            SignalKind::Metric { describes, .. } => describes.as_ref(),
+            _ => None,
+        })
+    }
+}
+
 /// An object of the policy's namespace as a spec names it: `scaleTargetRef`, or what a metric describes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TargetRef {
