@@ -42,7 +42,7 @@ pub use status::READY;
 
 use hpa::SeenHpa;
 use index::{Change, Index, Ruling, SeenPolicy, WantedTargets};
-use kinds::{Kinds, WantedKinds};
+use kinds::{Kinds, RESOLVE_AGAIN, WantedKinds};
 use pods::{PodView, SeenPod};
 use scaling_policy::ScalingPolicy;
 use targets::Targets;
@@ -121,7 +121,12 @@ impl Controller {
             wanted: wanted_targets,
             metrics: metrics.clone(),
         };
-        let kinds = Kinds { client: self.client.clone(), changes: changes.clone(), wanted: kinds };
+        let kinds = Kinds {
+            client: self.client.clone(),
+            changes: changes.clone(),
+            wanted: kinds,
+            again: RESOLVE_AGAIN,
+        };
         let writer = Writer {
             writes: Writes::new(self.client.clone()),
             board: self.board,

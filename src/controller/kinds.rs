@@ -103,6 +103,8 @@ pub(super) struct Kinds {
     pub(super) client: kube::Client,
     pub(super) changes: mpsc::Sender<Change>,
     pub(super) wanted: watch::Receiver<Arc<WantedKinds>>,
+    /// From one try to the next: [`RESOLVE_AGAIN`].
+    pub(super) again: Duration,
 }
 
 impl Kinds {
@@ -124,7 +126,13 @@ impl Kinds {
             for (key, &number) in wanted.iter() {
                 asked.entry(key.clone()).or_insert_with(|| {
                     let (client, changes) = (self.client.clone(), self.changes.clone());
-                    let task = tasks.spawn(look_up(client, key.clone(), changes, look_ups.clone()));
+                    let task = tasks.spawn(look_up(
+                        client,
+                        key.clone(),
+                        changes,
+                        look_ups.clone(),
+                        self.again,
+                    ));
                     (number, task)
                 });
             }
@@ -146,6 +154,7 @@ async fn look_up(
     key: KindKey,
     changes: mpsc::Sender<Change>,
     look_ups: Arc<Semaphore>,
+    again: Duration,
 ) {
     loop {
         let permit = look_ups.acquire().await;
@@ -158,7 +167,7 @@ async fn look_up(
         if changes.send(Change::Kind(key.clone(), reading)).await.is_err() || served {
             return;
         }
-        tokio::time::sleep(RESOLVE_AGAIN).await;
+        tokio::time::sleep(again).await;
     }
 }
 
@@ -217,22 +226,28 @@ mod tests {
         assert!(matches!(reading, Err(Unresolved::Unreadable(_))), "{reading:?}");
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_kind_is_asked_for_until_it_is_served_and_anew_under_another_number() {
         let server = ScriptedKubernetes::new();
         let ingress = key("networking.k8s.io/v1", "Ingress");
         let wanting = |number| Arc::new(WantedKinds::from([(ingress.clone(), number)]));
         let (changes, mut read) = mpsc::channel(8);
         let (wanted, wanted_kinds) = watch::channel(wanting(1));
-        let kinds = Kinds { client: server.client("a"), changes, wanted: wanted_kinds };
+        let kinds = Kinds {
+            client: server.client("a"),
+            changes,
+            wanted: wanted_kinds,
+            again: Duration::from_millis(5),
+        };
         let task = tokio::spawn(kinds.run());
         let mut served = async || match read.recv().await {
             Some(Change::Kind(of, reading)) if of == ingress => reading.is_ok(),
             change => panic!("{change:?}"),
         };
         assert!(!served().await);
+        assert!(!served().await, "asked again, and still not served");
         server.put(NETWORKING, networking("Ingress", "ingresses", true));
-        assert!(served().await);
+        while !served().await {}
         wanted.send_replace(wanting(2));
         assert!(served().await);
         task.abort();
