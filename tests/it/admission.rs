@@ -76,14 +76,17 @@ fn invalid_policies_are_refused_and_the_message_says_why() {
     let twice =
         json!([{"name": "a", "tasks": {"threshold": 1}}, {"name": "a", "cpu": {"threshold": "1"}}]);
     let metric = |name: &str| json!([{"name": "a", "metric": {"name": name, "threshold": 1}}]);
-    let about = |metric: &str, object: Value| json!([{"name": "a", "metric": {"name": metric, "threshold": 1, "describes": object}}]);
+    let about = |metric: &str, object: Value| {
+        let metric = json!({"name": metric, "threshold": 1, "describes": object});
+        json!([{"name": "a", "metric": metric}])
+    };
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "name": "a"});
     let ingress =
         |name: &str| json!({"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "name": name});
     let cases = [
         (signals, about("rps", pod), "each pod's own value is served anyway"),
         (signals, about("rps", ingress("a/b")), "should match"),
-        (signals, about("rps", json!({"kind": "Ingress", "name": "a"})), "missing"),
+        (signals, about("rps", json!({"kind": "Ingress", "name": "a"})), "Required value"),
         (signals, about("headroom_demand", ingress("a")), "what a policy demands for its target"),
         (signals, json!([]), "should have at least 1 items"),
         (signals, json!([{"name": "a"}]), "exactly one of"),
