@@ -26,6 +26,7 @@ pub mod compile;
 pub mod crd;
 mod hpa;
 mod index;
+mod kinds;
 pub mod lease;
 mod pods;
 pub mod scaling_policy;
@@ -41,6 +42,7 @@ pub use status::READY;
 
 use hpa::SeenHpa;
 use index::{Change, Index, Ruling, SeenPolicy, WantedTargets};
+use kinds::{Kinds, RESOLVE_AGAIN, WantedKinds};
 use pods::{PodView, SeenPod};
 use scaling_policy::ScalingPolicy;
 use targets::Targets;
@@ -65,6 +67,8 @@ pub struct Controller {
     pub board: Arc<Board>,
     /// Where the policies with their workloads go, in the order of their names. Not sent to before all is listed once.
     pub roster: watch::Sender<Arc<Vec<Assignment>>>,
+    /// Whether policies read each pod's CPU and memory in use, too (`adapter.resourceMetrics`).
+    pub resource_metrics: bool,
     /// Whether this replica writes statuses and HPAs.
     pub leader: watch::Receiver<bool>,
     /// For the times of conditions and the pauses between writes.
@@ -99,11 +103,13 @@ impl Controller {
         let write_metrics = WriteMetrics::register(&self.registry)?;
         let (changes, queue) = mpsc::channel(QUEUED_CHANGES);
         let (wanted, wanted_targets) = watch::channel(Arc::default());
+        let (wanted_kinds, kinds) = watch::channel(Arc::default());
         let (rulings, ruled) = watch::channel(Arc::default());
         let (seen_autoscalers, autoscalers) = mpsc::channel(QUEUED_CHANGES);
         let index = IndexLoop {
             queue,
             wanted,
+            wanted_kinds,
             rulings,
             roster: self.roster,
             beat: self.progress.add_loop("controller", MAX_SILENCE),
@@ -114,6 +120,12 @@ impl Controller {
             changes: changes.clone(),
             wanted: wanted_targets,
             metrics: metrics.clone(),
+        };
+        let kinds = Kinds {
+            client: self.client.clone(),
+            changes: changes.clone(),
+            wanted: kinds,
+            again: RESOLVE_AGAIN,
         };
         let writer = Writer {
             writes: Writes::new(self.client.clone()),
@@ -126,11 +138,17 @@ impl Controller {
             memory: Memory::default(),
         };
         let autoscalers = watch_autoscalers(self.client.clone(), metrics.clone(), seen_autoscalers);
-        let policies = watch_policies(self.client.clone(), metrics.clone(), changes.clone());
+        let policies = watch_policies(
+            self.client.clone(),
+            metrics.clone(),
+            changes.clone(),
+            self.resource_metrics,
+        );
         let pods = watch_pods(self.client.clone(), metrics.clone(), changes);
         let mut tasks = JoinSet::new();
         tasks.spawn(named("index", index.run()));
         tasks.spawn(named("targets", targets.run()));
+        tasks.spawn(named("kinds", kinds.run()));
         tasks.spawn(named("policies", policies));
         tasks.spawn(named("pods", pods));
         tasks.spawn(named("autoscalers", autoscalers));
@@ -154,10 +172,11 @@ async fn watch_policies(
     client: kube::Client,
     metrics: WatchMetrics,
     changes: mpsc::Sender<Change>,
+    wants_usage: bool,
 ) {
     let api: Api<DeserializeGuard<ScalingPolicy>> = Api::all(client);
-    let into =
-        |event| Change::Policy(map_event(event, |object| Box::new(SeenPolicy::from(object))));
+    let seen = move |object| Box::new(SeenPolicy::from(object).with_usage(wants_usage));
+    let into = move |event| Change::Policy(map_event(event, seen));
     forward(Watch::new(api, watch_config(), "policies", metrics), changes, into).await;
 }
 
@@ -179,10 +198,22 @@ async fn watch_autoscalers(
     forward(Watch::new(api, config, "autoscalers", metrics), changes, into).await;
 }
 
+/// Wakes the receivers only if there is something new.
+fn send_changed<T: PartialEq>(sender: &watch::Sender<Arc<T>>, value: T) {
+    sender.send_if_modified(|current| {
+        let changed = **current != value;
+        if changed {
+            *current = Arc::new(value);
+        }
+        changed
+    });
+}
+
 /// The one owner of the [`Index`].
 struct IndexLoop {
     queue: mpsc::Receiver<Change>,
     wanted: watch::Sender<Arc<WantedTargets>>,
+    wanted_kinds: watch::Sender<Arc<WantedKinds>>,
     rulings: watch::Sender<Arc<Vec<Ruling>>>,
     roster: watch::Sender<Arc<Vec<Assignment>>>,
     beat: Beat,
@@ -216,26 +247,14 @@ impl IndexLoop {
     }
 
     fn publish(&self, index: &mut Index) {
-        let wanted = index.want();
-        self.wanted.send_if_modified(|current| {
-            let changed = **current != wanted;
-            if changed {
-                *current = Arc::new(wanted);
-            }
-            changed
-        });
+        send_changed(&self.wanted, index.want());
+        send_changed(&self.wanted_kinds, index.want_kinds());
         if !index.listed() {
             return;
         }
         if let Some(rulings) = index.settle() {
             let roster: Vec<_> = rulings.iter().map(|ruling| ruling.assignment.clone()).collect();
-            self.roster.send_if_modified(|current| {
-                let changed = **current != roster;
-                if changed {
-                    *current = Arc::new(roster);
-                }
-                changed
-            });
+            send_changed(&self.roster, roster);
             self.rulings.send_replace(Arc::new(rulings));
         }
         self.listed.ready();

@@ -5,7 +5,8 @@
 //!
 //! Reading order: `decider` runs the signals of a policy and combines them; `signal_plain`, `signal_cpu` and
 //! `signal_latency` each measure one family of kinds; `settle` turns a measurement into a demand by way of `coverage`,
-//! `window` and `imputation`; `work_form`, `erlang` and `learning` hold the formulas.
+//! `window` and `imputation`; `work_form`, `erlang` and `learning` hold the formulas; `readings` and `usage` tell what single
+//! pods and described objects show.
 
 mod board;
 mod coverage;
@@ -19,6 +20,7 @@ mod learning;
 mod memory;
 mod model;
 mod observe;
+mod readings;
 mod refusal;
 mod settle;
 mod signal_cpu;
@@ -26,6 +28,7 @@ mod signal_latency;
 mod signal_plain;
 mod threshold;
 mod traffic;
+mod usage;
 mod window;
 mod work_form;
 

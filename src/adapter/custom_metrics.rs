@@ -283,7 +283,7 @@ fn of_pods(policy: &Policy, decision: &Decision) -> Vec<CustomAnswers> {
         None => sets.push(CustomAnswers { metric: metric.into(), objects: vec![answer] }),
     };
     for of in &decision.pods {
-        add(PRESSURE_METRIC, answer(of, of.pressure));
+        of.pressure.iter().for_each(|pressure| add(PRESSURE_METRIC, answer(of, *pressure)));
         of.values.iter().for_each(|(metric, value)| add(metric, answer(of, *value)));
     }
     sets

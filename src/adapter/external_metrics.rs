@@ -15,8 +15,7 @@ use super::own_metrics::OwnMetrics;
 use super::status::{ApiStatus, Details};
 use super::wire::{self, Encoding, ExternalItem};
 use crate::policy::{
-    Board, Coverage, DEMAND_METRIC, Decision, Entry, LeftOut, LeftOutReason, POLICY_LABEL, Policy,
-    SignalKind, TotalKind, Unserved,
+    Board, DEMAND_METRIC, Decision, Entry, POLICY_LABEL, Policy, SignalKind, TotalKind, Unserved,
 };
 use crate::sample::Selector;
 use crate::time::{Clock, Now};
@@ -24,8 +23,6 @@ use crate::units::Measure;
 
 /// The API group.
 const GROUP: &str = "external.metrics.k8s.io";
-/// Pods that an error names before it says "and N more".
-const PODS_NAMED: usize = 3;
 
 /// The metrics that exist; their names are a contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,10 +36,13 @@ pub(super) enum Metric {
 pub(super) const METRICS: [(&str, Metric); 7] = [
     (DEMAND_METRIC, Metric::Demand),
     ("headroom_signal_demand", Metric::SignalDemand),
-    ("headroom_tasks", Metric::Total(TotalKind::Tasks)),
-    ("headroom_heap_bytes", Metric::Total(TotalKind::HeapBytes)),
-    ("headroom_allocation_bytes_per_second", Metric::Total(TotalKind::AllocationBytesPerSecond)),
-    ("headroom_cpu_cores", Metric::Total(TotalKind::CpuCores)),
+    (TotalKind::Tasks.name(), Metric::Total(TotalKind::Tasks)),
+    (TotalKind::HeapBytes.name(), Metric::Total(TotalKind::HeapBytes)),
+    (
+        TotalKind::AllocationBytesPerSecond.name(),
+        Metric::Total(TotalKind::AllocationBytesPerSecond),
+    ),
+    (TotalKind::CpuCores.name(), Metric::Total(TotalKind::CpuCores)),
     ("headroom_latency_seconds", Metric::Latency),
 ];
 
@@ -216,48 +216,11 @@ fn readings(
 /// A total is over the pods that report its signal. While one that should is silent, or answers without it, it is only a part of the truth, and an
 /// HPA would scale down on it; only the demand is imputed.
 fn total(kind: TotalKind, policy: &Policy, decision: &Decision) -> Option<Result<f64, Unserved>> {
-    let of_kind = |signal: &SignalKind| match kind {
-        TotalKind::Tasks => matches!(signal, SignalKind::Tasks(_)),
-        TotalKind::HeapBytes => matches!(signal, SignalKind::Heap(_)),
-        TotalKind::AllocationBytesPerSecond => matches!(signal, SignalKind::AllocationRate(_)),
-        TotalKind::CpuCores => matches!(signal, SignalKind::Cpu(_)),
-    };
     let Some(total) = decision.totals.iter().find(|total| total.kind == kind) else {
-        let signal = policy.signals.iter().find(|signal| of_kind(&signal.kind))?;
+        let signal = policy.signals.iter().find(|signal| signal.kind.total_kind() == Some(kind))?;
         return Some(Err(missing_signal(decision, &signal.name)));
     };
-    let measured = decision.signals.iter().find(|signal| signal.name == total.signal);
-    let coverage = measured.map_or(decision.coverage, |signal| signal.coverage);
-    if coverage.reporting == 0 || coverage.reporting < coverage.expected {
-        return Some(Err(part_of_a_total(decision, &total.signal, coverage)));
-    }
-    Some(Ok(total.value))
-}
-
-/// Says which pods a total lacks and why, young ones last: those may not be expected to report yet.
-fn part_of_a_total(decision: &Decision, signal: &str, coverage: Coverage) -> Unserved {
-    let Coverage { reporting, expected, .. } = coverage;
-    let concerns = |reason: &LeftOutReason| match reason {
-        LeftOutReason::MissingFamily { signal: of }
-        | LeftOutReason::PartialFamily { signal: of, .. } => &**of == signal,
-        _ => true,
-    };
-    let mut lacking: Vec<&LeftOut> =
-        decision.left_out.iter().filter(|pod| concerns(&pod.reason)).collect();
-    lacking.sort_by_key(|pod| pod.reason == LeftOutReason::NotYetReported);
-    let missing = usize::try_from(expected - reporting.min(expected)).unwrap_or(usize::MAX);
-    lacking.truncate(missing.min(PODS_NAMED));
-    let named: String = lacking.iter().map(|pod| format!("; {pod}")).collect();
-    let more = match missing.saturating_sub(lacking.len()) {
-        more if more > 0 && !lacking.is_empty() => format!("; and {more} more"),
-        _ => String::new(),
-    };
-    Unserved {
-        reason: "PodsMissing",
-        message: format!(
-            "{reporting} of {expected} pods report signal {signal}, and a part is no total, while {DEMAND_METRIC} fills the gap{named}{more}"
-        ),
-    }
+    Some(decision.whole(&total.signal).map(|()| total.value))
 }
 
 fn quantiles(policy: &Policy, decision: &Decision) -> Vec<(OwnLabels, Result<f64, Unserved>)> {

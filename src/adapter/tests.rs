@@ -407,6 +407,7 @@ fn policy(id: PolicyId) -> Policy {
         coverage_floor: Ratio::new(0.6).expect("a ratio"),
         signals: Vec::new(),
         min_replicas: None,
+        wants_usage: false,
         learned: Learned::default(),
     }
 }

@@ -153,6 +153,11 @@ impl Parts {
         Ok(tasks)
     }
 
+    /// What is registered and served.
+    fn groups(&self) -> Groups {
+        Groups { resource_metrics: self.config.resource_metrics, ..Groups::default() }
+    }
+
     fn elect(
         &self,
         tasks: &mut Tasks,
@@ -189,6 +194,7 @@ impl Parts {
             client: self.client.clone(),
             board: self.board.clone(),
             roster,
+            resource_metrics: self.config.resource_metrics,
             leader,
             clock: self.clock,
             progress: self.progress.clone(),
@@ -265,7 +271,7 @@ impl Parts {
             service: self.config.service_name.clone(),
             service_port: 443,
             pod_ip: self.args.pod_ip,
-            api_services: Groups::default().api_services(),
+            api_services: self.groups().api_services(),
             take_over: self.args.take_over,
         };
         let ca =
@@ -287,7 +293,7 @@ impl Parts {
     ) {
         let cas = Arc::new(ClientCas::new(self.progress.add_condition("client CAs")));
         let server = Server {
-            groups: Groups::default(),
+            groups: self.groups(),
             board: self.board.clone(),
             clock: self.clock,
             certificate,

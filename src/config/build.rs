@@ -173,6 +173,7 @@ impl Section for AdapterConfig {
                 .text("adapter.audit")
                 .and_then(|word| AuditLevel::named(&word))
                 .expect(TYPED),
+            resource_metrics: values.switch("adapter.resourceMetrics").expect(TYPED),
             scrape: ScrapeConfig {
                 body_bytes: values.whole("adapter.scrape.maxBody").expect(TYPED),
                 series_per_pod: values.whole("adapter.scrape.seriesPerPod").expect(TYPED),

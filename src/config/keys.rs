@@ -370,6 +370,14 @@ pub const KEYS: &[Key] = &[
         meaning: "which requests to the API have a line in the log, target `audit`, level info: who (user, uid, number of groups, addresses), what, and the outcome; discovery and probes never have one",
     },
     Key {
+        path: "adapter.resourceMetrics",
+        env: &["HEADROOM_ADAPTER_RESOURCE_METRICS"],
+        kind: Kind::Switch,
+        default: Some("false"),
+        change: Change::Restart,
+        meaning: "`metrics.k8s.io` is served: the CPU and memory in use of every policy's pods",
+    },
+    Key {
         path: "adapter.scrape.maxBody",
         env: &["HEADROOM_ADAPTER_SCRAPE_MAX_BODY"],
         kind: Kind::Bytes { min: 1024, max: 256 * MIB },

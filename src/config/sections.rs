@@ -128,6 +128,8 @@ pub struct AdapterConfig {
     pub log_level: String,
     /// Which requests have a line in the log of who asked for what.
     pub audit: AuditLevel,
+    /// The CPU and memory in use of every policy's pods are read, too.
+    pub resource_metrics: bool,
     /// What one pod's answer may cost.
     pub scrape: ScrapeConfig,
 }

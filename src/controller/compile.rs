@@ -13,12 +13,12 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::scaling_policy::{
-    Autoscaler, EndpointScheme, LatencySignal, LearnedStatus, MetricAggregate, PolicyEndpoint,
-    PolicySignal, ScaleTargetRef, ScalingPolicy,
+    Autoscaler, DescribedObjectRef, EndpointScheme, LatencySignal, LearnedStatus, MetricAggregate,
+    MetricSignal, PolicyEndpoint, PolicySignal, ScaleTargetRef, ScalingPolicy,
 };
 use crate::policy::{
-    Aggregate, Endpoint, LatencyTarget, Learned, LearnedSignal, Policy, PolicyId, Port, Scheme,
-    Signal, SignalKind, TargetRef, Threshold,
+    Aggregate, DEMAND_METRIC, Endpoint, LatencyTarget, Learned, LearnedSignal, Policy, PolicyId,
+    Port, Scheme, Signal, SignalKind, TargetRef, Threshold,
 };
 use crate::time::Timestamp;
 use crate::units::{Measure, Ratio};
@@ -59,6 +59,7 @@ pub fn compile(object: &ScalingPolicy) -> Result<Policy, Vec<SpecProblem>> {
     let start_grace = problems.duration("spec.startGrace", &spec.start_grace, GRACE);
     let coverage_floor = coverage_floor(spec.coverage_floor, &mut problems);
     let signals = signals(&spec.signals, &mut problems);
+    described_namespaces(object, &mut problems);
     let min_replicas =
         spec.autoscaler.as_ref().and_then(|block| min_replicas(block, &mut problems));
     let interval = endpoint.as_ref().map(|endpoint| endpoint.interval);
@@ -105,6 +106,7 @@ pub fn compile(object: &ScalingPolicy) -> Result<Policy, Vec<SpecProblem>> {
         learned: learned(object, &signals),
         signals,
         min_replicas,
+        wants_usage: false,
     })
 }
 
@@ -179,15 +181,25 @@ fn policy_id(object: &ScalingPolicy, problems: &mut Problems) -> Option<PolicyId
 }
 
 fn target(reference: &ScaleTargetRef, problems: &mut Problems) -> Option<TargetRef> {
+    let ScaleTargetRef { api_version, kind, name } = reference;
+    object_reference("spec.scaleTargetRef", [api_version, kind, name], problems)
+}
+
+/// `parts` are the object's apiVersion, kind and name.
+fn object_reference(
+    path: &str,
+    [api_version, kind, name]: [&str; 3],
+    problems: &mut Problems,
+) -> Option<TargetRef> {
     let api_version = problems.text(
-        "spec.scaleTargetRef.apiVersion",
-        &reference.api_version,
+        &format!("{path}.apiVersion"),
+        api_version,
         |text| text.split('/').all(|part| !part.is_empty()) && text.split('/').count() <= 2,
         "a group and version such as apps/v1",
     );
     let kind = problems.text(
-        "spec.scaleTargetRef.kind",
-        &reference.kind,
+        &format!("{path}.kind"),
+        kind,
         |text| {
             text.starts_with(|c: char| c.is_ascii_uppercase())
                 && text.chars().all(|c| c.is_ascii_alphanumeric())
@@ -195,8 +207,8 @@ fn target(reference: &ScaleTargetRef, problems: &mut Problems) -> Option<TargetR
         "a kind such as Deployment",
     );
     let name = problems.text(
-        "spec.scaleTargetRef.name",
-        &reference.name,
+        &format!("{path}.name"),
+        name,
         |text| !text.is_empty() && text.len() <= 253 && !text.contains(['/', '%']),
         "the name of an object",
     );
@@ -344,33 +356,7 @@ fn signal_kind(path: &str, spec: &PolicySignal, problems: &mut Problems) -> Opti
         );
     }
     if let Some(metric) = &spec.metric {
-        let threshold = problems.threshold(&format!("{path}.metric.threshold"), &metric.threshold);
-        let aggregate = match metric.aggregate {
-            MetricAggregate::Sum => Aggregate::Sum,
-            MetricAggregate::Max => Aggregate::Max,
-        };
-        let valid = |text: &str| {
-            text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_' || c == ':')
-                && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b':')
-                && text.len() <= 200
-        };
-        let name =
-            problems.text(&format!("{path}.metric.name"), &metric.name, valid, "a metric name");
-        if let Some(suffix) = COUNTER_SUFFIXES.iter().find(|suffix| metric.name.ends_with(**suffix))
-        {
-            let problem = format!(
-                "{:?} ends in {suffix} as counters do, which only grow, and a metric is read as a gauge; name a gauge, such \
-                 as a queue's depth, or use cpu, allocationRate or latency for what is counted",
-                metric.name
-            );
-            problems.add(format!("{path}.metric.name"), problem);
-        }
-        kinds.push(name.zip(threshold).map(|(name, threshold)| SignalKind::Metric {
-            name,
-            aggregate,
-            threshold,
-            describes: None,
-        }));
+        kinds.push(metric_kind(&format!("{path}.metric"), metric, problems));
     }
     if kinds.len() != 1 {
         let expected = "has exactly one of tasks, heap, allocationRate, cpu, latency, metric";
@@ -378,6 +364,70 @@ fn signal_kind(path: &str, spec: &PolicySignal, problems: &mut Problems) -> Opti
         return None;
     }
     kinds.pop().flatten()
+}
+
+fn metric_kind(path: &str, spec: &MetricSignal, problems: &mut Problems) -> Option<SignalKind> {
+    let threshold = problems.threshold(&format!("{path}.threshold"), &spec.threshold);
+    let aggregate = match spec.aggregate {
+        MetricAggregate::Sum => Aggregate::Sum,
+        MetricAggregate::Max => Aggregate::Max,
+    };
+    let valid = |text: &str| {
+        text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_' || c == ':')
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b':')
+            && text.len() <= 200
+    };
+    let name = problems.text(&format!("{path}.name"), &spec.name, valid, "a metric name");
+    if let Some(suffix) = COUNTER_SUFFIXES.iter().find(|suffix| spec.name.ends_with(**suffix)) {
+        let problem = format!(
+            "{:?} ends in {suffix} as counters do, which only grow, and a metric is read as a gauge; name a gauge, such as a \
+             queue's depth, or use cpu, allocationRate or latency for what is counted",
+            spec.name
+        );
+        problems.add(format!("{path}.name"), problem);
+    }
+    let described = spec.describes.as_ref();
+    if described.is_some() && spec.name == DEMAND_METRIC {
+        let problem = format!("{DEMAND_METRIC} is what a policy demands for its target");
+        problems.add(format!("{path}.name"), problem);
+    }
+    // An outer None: not given. An inner one: given and wrong.
+    let describes = described.map(|described| {
+        let DescribedObjectRef { api_version, kind, name } = described;
+        let path = format!("{path}.describes");
+        let reference = object_reference(&path, [api_version, kind, name], problems);
+        if api_version == "v1" && kind == "Pod" {
+            problems
+                .add(format!("{path}.kind"), "is Pod, but each pod's own value is served anyway");
+        }
+        reference
+    });
+    Some(SignalKind::Metric {
+        name: name?,
+        aggregate,
+        threshold: threshold?,
+        describes: describes.map_or(Some(None), |given| given.map(Some))?,
+    })
+}
+
+/// Whether it is a Namespace.
+pub(super) fn is_namespace(reference: &TargetRef) -> bool {
+    &*reference.api_version == "v1" && &*reference.kind == "Namespace"
+}
+
+/// Of all namespaces, a policy may describe the one that it is in.
+fn described_namespaces(object: &ScalingPolicy, problems: &mut Problems) {
+    let own = object.metadata.namespace.as_deref().unwrap_or_default();
+    for (index, signal) in object.spec.signals.iter().enumerate() {
+        let described = signal.metric.as_ref().and_then(|metric| metric.describes.as_ref());
+        if let Some(DescribedObjectRef { api_version, kind, name }) = described
+            && (&**api_version, &**kind) == ("v1", "Namespace")
+            && name != own
+        {
+            let field = format!("spec.signals[{index}].metric.describes.name");
+            problems.add(field, format!("{name:?} is not the policy's own namespace, {own:?}"));
+        }
+    }
 }
 
 fn latency_target(
@@ -551,6 +601,62 @@ mod tests {
         assert!(matches!(&policy.signals[4].kind,
             SignalKind::Metric { name, aggregate: Aggregate::Max, .. } if &**name == "queue_depth"));
         assert_eq!(policy.min_replicas, Some(1));
+    }
+
+    fn describing(metric: &'static str, object: Value) -> impl FnOnce(&mut Value) {
+        move |policy: &mut Value| {
+            policy["spec"]["signals"][0] = json!({"name": "m", "metric": {"name": metric, "threshold": 1, "describes": object}});
+        }
+    }
+
+    #[test]
+    fn a_metric_may_describe_an_object_of_its_namespace_or_the_namespace() {
+        for object in [
+            json!({"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "name": "main"}),
+            json!({"apiVersion": "v1", "kind": "Namespace", "name": "shop"}),
+            json!({"apiVersion": "example.com/v1", "kind": "Pod", "name": "of another group"}),
+        ] {
+            let policy =
+                compile(&self::object(describing("rps", object.clone()))).expect("it is valid");
+            let described: Vec<_> = policy.described().collect();
+            let [described] = described[..] else { panic!("{described:?}") };
+            let shown = json!({"apiVersion": &*described.api_version, "kind": &*described.kind,
+                "name": &*described.name});
+            assert_eq!(shown, object);
+        }
+    }
+
+    #[test]
+    fn what_a_metric_may_not_describe_is_refused() {
+        check_refused(
+            describing("rps", json!({"apiVersion": "v1", "kind": "Pod", "name": "checkout-1"})),
+            &[
+                "spec.signals[0].metric.describes.kind: is Pod, but each pod's own value is served anyway",
+            ],
+        );
+        check_refused(
+            describing("rps", json!({"apiVersion": "v1", "kind": "Namespace", "name": "bank"})),
+            &[
+                "spec.signals[0].metric.describes.name: \"bank\" is not the policy's own namespace, \"shop\"",
+            ],
+        );
+        check_refused(
+            describing("rps", json!({"apiVersion": "a/b/c", "kind": "ingress", "name": "a/b"})),
+            &[
+                "spec.signals[0].metric.describes.apiVersion: \"a/b/c\" is not a group and version such as apps/v1",
+                "spec.signals[0].metric.describes.kind: \"ingress\" is not a kind such as Deployment",
+                "spec.signals[0].metric.describes.name: \"a/b\" is not the name of an object",
+            ],
+        );
+        check_refused(
+            describing(
+                "headroom_demand",
+                json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "cart"}),
+            ),
+            &[
+                "spec.signals[0].metric.name: headroom_demand is what a policy demands for its target",
+            ],
+        );
     }
 
     #[test]

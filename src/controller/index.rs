@@ -8,12 +8,14 @@ use std::mem;
 use std::sync::Arc;
 
 use kube::core::DeserializeGuard;
+use kube::discovery::Scope;
 use kube::runtime::watcher::Event;
 
-use super::compile::compile;
+use super::compile::{compile, is_namespace};
+use super::kinds::{KindKey, ServedKind, Unresolved, WantedKinds};
 use super::pods::{SeenPod, timestamp};
 use super::scaling_policy::{Autoscaler, ScaleTargetRef, ScalingPolicy, ScalingPolicyStatus};
-use crate::policy::{Assignment, Policy, PolicyId, TargetRef, Workload};
+use crate::policy::{Assignment, DescribedObject, Policy, PolicyId, TargetRef, Unserved, Workload};
 use crate::sample::Selector;
 use crate::time::Timestamp;
 
@@ -29,6 +31,12 @@ pub mod reason {
     pub const TARGET_UNREADABLE: &str = "TargetUnreadable";
     /// The target's scale has not been read yet.
     pub const TARGET_PENDING: &str = "TargetPending";
+    /// A metric describes an object of a kind that the API server does not have; the rest of the policy goes on.
+    pub const DESCRIBED_KIND_NOT_SERVED: &str = "DescribedKindNotServed";
+    /// The API server does not say whether it has the kind of a described object.
+    pub const DESCRIBED_KIND_UNREADABLE: &str = "DescribedKindUnreadable";
+    /// A metric describes an object outside namespaces, of which no namespace's policy may speak.
+    pub const DESCRIBED_KIND_NOT_NAMESPACED: &str = "DescribedKindNotNamespaced";
 }
 
 /// A scaled object in its namespace.
@@ -64,6 +72,7 @@ pub(super) enum Change {
     Policy(Event<Box<SeenPolicy>>),
     Pod(Event<SeenPod>),
     Scale(TargetKey, ScaleReading),
+    Kind(KindKey, Result<ServedKind, Unresolved>),
 }
 
 /// A policy as last seen.
@@ -136,6 +145,20 @@ impl SeenPolicy {
         Some(TargetKey { namespace: self.id.namespace.clone(), target })
     }
 
+    /// Each pod's CPU and memory in use are read, too, whatever the policy's signals are.
+    pub(super) fn with_usage(mut self, wants_usage: bool) -> Self {
+        if let Ok(policy) = &mut self.compiled {
+            Arc::make_mut(policy).wants_usage = wants_usage;
+        }
+        self
+    }
+
+    /// The kinds of what its metrics describe. The namespace itself needs no discovery.
+    fn described_kinds(&self) -> impl Iterator<Item = KindKey> {
+        let described = self.compiled.iter().flat_map(|policy| policy.described());
+        described.filter(|reference| !is_namespace(reference)).map(KindKey::of)
+    }
+
     fn target_key(&self) -> Option<TargetKey> {
         let policy = self.compiled.as_ref().ok()?;
         Some(TargetKey { namespace: self.id.namespace.clone(), target: policy.target.clone() })
@@ -162,6 +185,16 @@ impl SeenPolicy {
     }
 }
 
+fn not_namespaced(TargetRef { kind, name, .. }: &TargetRef) -> Unserved {
+    Unserved {
+        reason: reason::DESCRIBED_KIND_NOT_NAMESPACED,
+        message: format!(
+            "{kind} {name} is in no namespace, and a policy speaks for its own only: it may describe objects in it, or the \
+             namespace itself"
+        ),
+    }
+}
+
 /// One object whatever the version it is asked for in.
 fn same_object(a: &TargetKey, b: &TargetKey) -> bool {
     let group =
@@ -185,6 +218,8 @@ pub(super) struct Index {
     pods_listed: bool,
     scales: HashMap<TargetKey, ScaleReading>,
     wanted: WantedTargets,
+    kinds: HashMap<KindKey, Result<ServedKind, Unresolved>>,
+    wanted_kinds: WantedKinds,
     last_number: u64,
     rulings: BTreeMap<PolicyId, Ruling>,
     dirty: BTreeSet<PolicyId>,
@@ -197,6 +232,7 @@ impl Index {
             Change::Policy(event) => self.apply_policy(event),
             Change::Pod(event) => self.apply_pod(event),
             Change::Scale(key, reading) => self.apply_scale(key, reading),
+            Change::Kind(key, reading) => self.apply_kind(key, reading),
         }
     }
 
@@ -218,6 +254,21 @@ impl Index {
         }
         self.scales.retain(|key, _| wanted.contains_key(key));
         self.wanted.clone_from(&wanted);
+        wanted
+    }
+
+    /// The kinds that must be known from here on; the same for those.
+    pub(super) fn want_kinds(&mut self) -> WantedKinds {
+        let mut wanted = WantedKinds::new();
+        for key in self.policies.values().flat_map(|policy| policy.described_kinds()) {
+            let number = self.wanted_kinds.get(&key).copied().unwrap_or_else(|| {
+                self.last_number += 1;
+                self.last_number
+            });
+            wanted.entry(key).or_insert(number);
+        }
+        self.kinds.retain(|key, _| wanted.contains_key(key));
+        self.wanted_kinds.clone_from(&wanted);
         wanted
     }
 
@@ -337,6 +388,20 @@ impl Index {
         }
     }
 
+    fn apply_kind(&mut self, key: KindKey, reading: Result<ServedKind, Unresolved>) {
+        let describing = |policy: &&Arc<SeenPolicy>| policy.described_kinds().any(|of| of == key);
+        let ids: Vec<_> =
+            self.policies.values().filter(describing).map(|policy| policy.id.clone()).collect();
+        if ids.is_empty() && !self.wanted_kinds.contains_key(&key) {
+            return;
+        }
+        self.dirty.extend(ids);
+        let known = matches!(self.kinds.get(&key), Some(Ok(_)));
+        if !(known && matches!(reading, Err(Unresolved::Unreadable(_)))) {
+            self.kinds.insert(key, reading);
+        }
+    }
+
     fn policies_in(&self, namespace: &Arc<str>) -> impl Iterator<Item = &Arc<SeenPolicy>> {
         let first = PolicyId { namespace: namespace.clone(), name: "".into() };
         self.policies
@@ -401,6 +466,7 @@ impl Index {
                     spec_replicas: *spec_replicas,
                     status_replicas: *status_replicas,
                     resource: resource.clone(),
+                    described: self.described_by(policy),
                     pods: self.pods_of(policy, selector),
                 };
                 let workload = self.keep_workload(&seen.id, workload);
@@ -431,6 +497,41 @@ impl Index {
             .collect();
         pods.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         pods
+    }
+
+    /// What its metrics describe, and where that is served. What is not looked up yet is absent.
+    fn described_by(
+        &self,
+        policy: &Policy,
+    ) -> BTreeMap<TargetRef, Result<DescribedObject, Unserved>> {
+        let place = |reference: &TargetRef| {
+            let object = |resource: &str, namespace| DescribedObject {
+                api_version: reference.api_version.clone(),
+                kind: reference.kind.clone(),
+                resource: resource.into(),
+                namespace,
+                name: reference.name.clone(),
+            };
+            if is_namespace(reference) {
+                return Some((reference.clone(), Ok(object("namespaces", None))));
+            }
+            let served = match self.kinds.get(&KindKey::of(reference))? {
+                Ok(ServedKind { resource, scope: Scope::Namespaced }) => {
+                    Ok(object(&resource.plural, Some(policy.id.namespace.clone())))
+                }
+                Ok(ServedKind { scope: Scope::Cluster, .. }) => Err(not_namespaced(reference)),
+                Err(Unresolved::NotServed(message)) => Err(Unserved {
+                    reason: reason::DESCRIBED_KIND_NOT_SERVED,
+                    message: message.clone(),
+                }),
+                Err(Unresolved::Unreadable(message)) => Err(Unserved {
+                    reason: reason::DESCRIBED_KIND_UNREADABLE,
+                    message: message.clone(),
+                }),
+            };
+            Some((reference.clone(), served))
+        };
+        policy.described().filter_map(place).collect()
     }
 
     /// An equal workload stays the same allocation, so that readers can compare pointers.
@@ -688,6 +789,106 @@ mod tests {
         assert_ne!(again, first);
         index.settle();
         assert!(index.scales.is_empty(), "the reading was forgotten with the first number");
+    }
+
+    fn describing(api_version: &'static str, kind: &'static str, name: &'static str) -> Change {
+        Change::Policy(Event::Apply(policy("checkout", |object| {
+            object["metadata"]["generation"] = json!(2);
+            object["spec"]["signals"][0] = json!({"name": "m", "metric": {
+                "name": "rps", "threshold": 1,
+                "describes": {"apiVersion": api_version, "kind": kind, "name": name},
+            }});
+        })))
+    }
+
+    fn kind(api_version: &str, kind: &str) -> KindKey {
+        KindKey { api_version: api_version.into(), kind: kind.into() }
+    }
+
+    fn served(plural: &str, scope: Scope) -> Result<ServedKind, Unresolved> {
+        let gvk = kube::api::GroupVersionKind::gvk("any", "v1", "Any");
+        let resource = kube::api::ApiResource::from_gvk_with_plural(&gvk, plural);
+        Ok(ServedKind { resource, scope })
+    }
+
+    /// Where the described object is, as namespace and plural, or the reason why not; nothing before it is looked up.
+    fn check_described(index: &mut Index, changes: Vec<Change>, expected: &[&str]) {
+        changes.into_iter().for_each(|change| index.apply(change));
+        index.want_kinds();
+        index.settle();
+        let Assignment::Active { workload, .. } =
+            &index.rulings.values().next().expect("one").assignment
+        else {
+            panic!("{:?}", index.rulings)
+        };
+        let shown = |place: &Result<DescribedObject, Unserved>| match place {
+            Ok(object) => {
+                let namespace = object.namespace.as_deref().unwrap_or("-");
+                format!("{namespace}/{}/{}", object.resource, object.name)
+            }
+            Err(why) => why.reason.to_owned(),
+        };
+        assert_eq!(workload.described.values().map(shown).collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn a_described_object_is_placed_once_its_kind_is_known() {
+        let mut index = index();
+        let networking = || kind("networking.k8s.io/v1", "Ingress");
+        let heard = |reading| vec![Change::Kind(networking(), reading)];
+        let ingress = || describing("networking.k8s.io/v1", "Ingress", "main");
+        check_described(&mut index, vec![ingress()], &[]);
+        let absent = Err(Unresolved::NotServed("no such kind".to_owned()));
+        check_described(&mut index, heard(absent), &["DescribedKindNotServed"]);
+        let away = || Err(Unresolved::Unreadable("the server is away".to_owned()));
+        check_described(&mut index, heard(away()), &["DescribedKindUnreadable"]);
+        let known = || served("ingresses", Scope::Namespaced);
+        check_described(&mut index, heard(known()), &["shop/ingresses/main"]);
+        check_described(&mut index, heard(away()), &["shop/ingresses/main"]);
+        check_described(
+            &mut index,
+            heard(served("nodes", Scope::Cluster)),
+            &["DescribedKindNotNamespaced"],
+        );
+    }
+
+    #[test]
+    fn the_namespace_is_described_without_a_look_up() {
+        let mut index = index();
+        check_described(
+            &mut index,
+            vec![describing("v1", "Namespace", "shop")],
+            &["-/namespaces/shop"],
+        );
+        assert_eq!(index.want_kinds(), WantedKinds::new());
+    }
+
+    #[test]
+    fn a_kind_wanted_again_after_a_break_has_another_number() {
+        let mut index = index();
+        let ingress = || describing("networking.k8s.io/v1", "Ingress", "main");
+        let number = |index: &mut Index| index.want_kinds().into_values().next();
+        index.apply(ingress());
+        let first = number(&mut index).expect("it is wanted");
+        assert_eq!(number(&mut index), Some(first));
+        index.apply(Change::Kind(
+            kind("networking.k8s.io/v1", "Ingress"),
+            served("ingresses", Scope::Namespaced),
+        ));
+        index.apply(deleted());
+        assert_eq!(number(&mut index), None);
+        assert!(index.kinds.is_empty());
+        index.apply(ingress());
+        assert_ne!(number(&mut index).expect("it is wanted again"), first);
+    }
+
+    #[test]
+    fn usage_is_read_where_it_is_asked_for() {
+        let wants = |asked| {
+            let policy = policy("checkout", |_| {}).with_usage(asked);
+            policy.compiled.expect("it is valid").wants_usage
+        };
+        assert_eq!((wants(false), wants(true)), (false, true));
     }
 
     #[test]

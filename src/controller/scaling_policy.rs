@@ -222,6 +222,10 @@ pub struct LatencySignal {
 /// A named gauge.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "!has(self.describes) || self.name != 'headroom_demand'",
+    "message": "headroom_demand is what a policy demands for its target",
+}]))]
 pub struct MetricSignal {
     /// The gauge's Prometheus name.
     #[schemars(
@@ -239,6 +243,36 @@ pub struct MetricSignal {
     /// How much of it one pod should carry: a quantity such as 100.
     #[schemars(schema_with = "threshold_schema")]
     pub threshold: Quantity,
+    /// The object that the value is about, where it is not the pods, such as the Ingress whose requests they count. An
+    /// HPA reads it as a metric of type Object: the sum over the pods, an error while one of them is silent, or with
+    /// aggregate Max the largest. The object must be in this policy's namespace, or be this namespace itself; others
+    /// outside namespaces, such as a Node, are refused with condition DescribedKindNotNamespaced: they belong to the
+    /// whole cluster, whose readers could not tell which namespace's policy speaks, and an HPA reads none of them but
+    /// its own namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub describes: Option<DescribedObjectRef>,
+}
+
+/// A reference to an object that a metric is about.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "self.apiVersion != 'v1' || self.kind != 'Pod'",
+    "message": "each pod's own value is served anyway",
+}]))]
+pub struct DescribedObjectRef {
+    /// Group and version, such as networking.k8s.io/v1, or v1 of the core group.
+    #[schemars(
+        length(min = 1, max = 317),
+        regex(pattern = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?v[a-z0-9]+$")
+    )]
+    pub api_version: String,
+    /// Kind, such as Ingress. One that the API server does not have gives condition DescribedKindNotServed.
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[A-Z][A-Za-z0-9]*$"))]
+    pub kind: String,
+    /// The object's name; of a Namespace, the policy's own.
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[^/%]+$"))]
+    pub name: String,
 }
 
 /// How the values of several pods become one.

@@ -310,6 +310,7 @@ mod tests {
                 base: None,
             }],
             min_replicas: None,
+            wants_usage: false,
             learned: Learned::default(),
         })
     }
@@ -325,6 +326,7 @@ mod tests {
             status_replicas: 4,
             resource: "deployments".into(),
             pods: Vec::new(),
+            ..Workload::default()
         };
         ruling(Assignment::Active { policy: policy(), workload: Arc::new(workload) })
     }

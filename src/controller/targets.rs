@@ -8,9 +8,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::autoscaling::v1::Scale;
-use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, PartialObjectMeta};
+use kube::api::{Api, ApiResource, DynamicObject, PartialObjectMeta};
 use kube::runtime::watcher::Event;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
@@ -18,6 +17,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tracing::debug;
 
 use super::index::{Change, ScaleReading, TargetKey, WantedTargets};
+use super::kinds::{KindKey, RESOLVE_AGAIN, Unresolved};
 use super::watches::{Told, Watch, WatchMetrics, watch_config};
 use crate::sample::Selector;
 
@@ -25,8 +25,6 @@ use crate::sample::Selector;
 const MAX_READS: usize = 16;
 /// A read that takes longer has failed.
 const READ_DEADLINE: Duration = Duration::from_secs(10);
-/// From one try to resolve an unknown kind to the next: its definition may be installed later.
-const RESOLVE_AGAIN: Duration = Duration::from_secs(30);
 /// From one read of a scale to the next while no watch tells of changes.
 const UNWATCHED_INTERVAL: Duration = Duration::from_secs(15);
 /// From one failed read to the next; doubled up to [`UNWATCHED_INTERVAL`].
@@ -38,12 +36,6 @@ pub(super) struct Targets {
     pub(super) changes: mpsc::Sender<Change>,
     pub(super) wanted: watch::Receiver<Arc<WantedTargets>>,
     pub(super) metrics: WatchMetrics,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct KindKey {
-    api_version: Arc<str>,
-    kind: Arc<str>,
 }
 
 /// What is known of a kind.
@@ -88,7 +80,7 @@ impl Targets {
             followed.retain(|key, followed| {
                 let Some(&number) = wanted.get(key) else {
                     followed.task.abort();
-                    if let Some(kind) = kinds.get(&KindKey::of(key)) {
+                    if let Some(kind) = kinds.get(&KindKey::of(&key.target)) {
                         kind.followers.lock().remove(key);
                     }
                     return false;
@@ -105,7 +97,7 @@ impl Targets {
                     continue;
                 }
                 let kind = kinds
-                    .entry(KindKey::of(key))
+                    .entry(KindKey::of(&key.target))
                     .or_insert_with_key(|kind| self.watch_kind(kind.clone(), &mut tasks));
                 let changed = Arc::new(Notify::new());
                 kind.followers.lock().insert(key.clone(), changed.clone());
@@ -148,49 +140,11 @@ impl Targets {
     }
 }
 
-impl KindKey {
-    fn of(key: &TargetKey) -> Self {
-        Self { api_version: key.target.api_version.clone(), kind: key.target.kind.clone() }
-    }
-
-    /// The kinds that need no discovery.
-    fn well_known(&self) -> Option<ApiResource> {
-        match (&*self.api_version, &*self.kind) {
-            ("apps/v1", "Deployment") => Some(ApiResource::erase::<Deployment>(&())),
-            ("apps/v1", "StatefulSet") => Some(ApiResource::erase::<StatefulSet>(&())),
-            ("apps/v1", "ReplicaSet") => Some(ApiResource::erase::<ReplicaSet>(&())),
-            _ => None,
-        }
-    }
-
-    fn gvk(&self) -> GroupVersionKind {
-        let (group, version) = self.api_version.rsplit_once('/').unwrap_or(("", &self.api_version));
-        GroupVersionKind::gvk(group, version, &self.kind)
-    }
-
-    async fn resolve(&self, client: &kube::Client) -> Result<ApiResource, ScaleReading> {
-        if let Some(resource) = self.well_known() {
-            return Ok(resource);
-        }
-        let gvk = self.gvk();
-        let answer =
-            tokio::time::timeout(READ_DEADLINE, kube::discovery::pinned_kind(client, &gvk)).await;
-        let not_served = || {
-            ScaleReading::NotFound(format!(
-                "no kind {} in {} is served",
-                self.kind, self.api_version
-            ))
-        };
-        match answer {
-            Ok(Ok((resource, _))) => Ok(resource),
-            Ok(Err(kube::Error::Discovery(_))) => Err(not_served()),
-            Ok(Err(error)) if is_not_found(&error) => Err(not_served()),
-            Ok(Err(error)) => {
-                Err(ScaleReading::Unreadable(format!("cannot look up kind {}: {error}", self.kind)))
-            }
-            Err(_) => {
-                Err(ScaleReading::Unreadable(format!("looking up kind {} timed out", self.kind)))
-            }
+impl From<Unresolved> for ScaleReading {
+    fn from(why: Unresolved) -> Self {
+        match why {
+            Unresolved::NotServed(message) => Self::NotFound(message),
+            Unresolved::Unreadable(message) => Self::Unreadable(message),
         }
     }
 }
@@ -209,8 +163,9 @@ async fn follow_kind(
 ) {
     let resource = loop {
         match kind.resolve(&client).await {
-            Ok(resource) => break resource,
-            Err(reading) => {
+            Ok(kind) => break kind.resource,
+            Err(why) => {
+                let reading = ScaleReading::from(why);
                 debug!(kind = &*kind.kind, reading = ?reading, "the kind is not resolved");
                 state.send_replace(KindState::Unresolved(reading));
                 tokio::time::sleep(RESOLVE_AGAIN).await;

@@ -224,6 +224,7 @@ fn policy(name: &str, stale_after: Duration) -> Arc<Policy> {
         coverage_floor: Ratio::new(0.5).expect("it is a ratio"),
         signals: vec![Signal { name: "tasks".into(), kind, base: Some(0.0) }],
         min_replicas: Some(1),
+        wants_usage: false,
         learned: Learned::default(),
     })
 }
@@ -252,6 +253,7 @@ fn active(name: &str, pods: &[&str]) -> Assignment {
         status_replicas: replicas,
         resource: "deployments".into(),
         pods: pods.iter().map(|name| pod(clock, name)).collect(),
+        ..Workload::default()
     };
     Assignment::Active { policy: policy(name, 60 * SECOND), workload: Arc::new(workload) }
 }
@@ -424,6 +426,7 @@ async fn scraped_pods_become_a_demand_and_the_one_that_hangs_is_named() {
         status_replicas: 2,
         resource: "deployments".into(),
         pods: pods.to_vec(),
+        ..Workload::default()
     };
     let active = Assignment::Active { policy: Arc::new(policy), workload: Arc::new(workload) };
     let (_roster, roster) = watch::channel(Arc::new(vec![active]));

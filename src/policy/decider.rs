@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use super::memory::{Memory, Outcome};
 use super::observe::{FirstReady, Reading, View, remember_ready};
+use super::readings::{described_objects, pod_readings};
 use super::settle::pods_needed;
 use super::{
-    Decision, DescribedObject, Finding, Learned, LeftOut, LeftOutReason, PodReading, Policy,
+    Decision, DescribedObject, Finding, Learned, LeftOut, LeftOutReason, Policy, Signal,
     SignalKind, TargetRef, Total, Unserved, Workload, refusal, signal_cpu, signal_latency,
     signal_plain,
 };
@@ -74,8 +75,9 @@ impl Decider {
 
     fn assemble(&self, view: &View<'_>, outcomes: Vec<Outcome>) -> Decision {
         let (demand, driver) = combine(view, &outcomes);
-        let pods = pressures(view, &outcomes);
+        let pods = pod_readings(view, &outcomes);
         let left_out = left_out(view, &outcomes);
+        let (objects, undescribed) = described_objects(view, &outcomes, &left_out);
         let mut decision = Decision {
             policy: self.policy.id.clone(),
             target: described(&self.policy, view.workload),
@@ -91,17 +93,18 @@ impl Decider {
             totals: vec![],
             quantiles: vec![],
             pods,
-            objects: vec![],
+            objects,
             left_out,
             findings: cannot_wake(&self.policy).into_iter().collect(),
             learned: self.learned(),
         };
-        for outcome in outcomes {
-            add_total(&mut decision.totals, outcome.total);
+        for (signal, outcome) in self.policy.signals.iter().zip(outcomes) {
+            add_total(&mut decision.totals, signal, outcome.amount);
             decision.signals.push(outcome.decision);
             decision.quantiles.extend(outcome.quantile);
             decision.findings.extend(outcome.findings);
         }
+        decision.findings.extend(undescribed);
         decision
     }
 }
@@ -161,29 +164,6 @@ fn combine(view: &View<'_>, outcomes: &[Outcome]) -> (Result<f64, Unserved>, Opt
     (demand, driver)
 }
 
-/// Per reporting pod the largest of its shares.
-fn pressures(view: &View<'_>, outcomes: &[Outcome]) -> Vec<PodReading> {
-    let share = |outcome: &Outcome, index: usize| {
-        outcome.shares.get(index).and_then(Reading::fresh).copied()
-    };
-    let pressure = |(index, pod): (usize, &super::observe::Observed<'_>)| {
-        let largest =
-            outcomes.iter().filter_map(|outcome| share(outcome, index)).reduce(f64::max)?;
-        Some(PodReading {
-            name: pod.pod.name.clone(),
-            labels: pod.pod.labels.clone(),
-            pressure: largest,
-            values: vec![],
-            usage: None,
-            sampled_at: pod
-                .window
-                .and_then(crate::store::PodWindow::newest_source)
-                .unwrap_or(view.now.wall),
-        })
-    };
-    view.pods.iter().enumerate().filter_map(pressure).collect()
-}
-
 /// Silent pods once, and reporting pods for each signal that they do not serve.
 fn left_out(view: &View<'_>, outcomes: &[Outcome]) -> Vec<LeftOut> {
     let mut left_out = view.silent();
@@ -210,11 +190,11 @@ fn left_out(view: &View<'_>, outcomes: &[Outcome]) -> Vec<LeftOut> {
 }
 
 /// Totals are per kind once, even of several signals.
-fn add_total(totals: &mut Vec<Total>, total: Option<Total>) {
-    if let Some(total) = total
-        && totals.iter().all(|known| known.kind != total.kind)
+fn add_total(totals: &mut Vec<Total>, signal: &Signal, amount: Option<f64>) {
+    if let (Some(kind), Some(value)) = (signal.kind.total_kind(), amount)
+        && totals.iter().all(|known| known.kind != kind)
     {
-        totals.push(total);
+        totals.push(Total { kind, signal: signal.name.clone(), value });
     }
 }
 

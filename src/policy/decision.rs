@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{DescribedObject, Learned, PolicyId};
+use super::{DescribedObject, Learned, PolicyId, refusal};
 use crate::sample::{CollectFailure, Labels, MetricName};
 use crate::time::{Moment, Timestamp};
 use crate::units::{ByteCount, CpuCores, Ratio};
@@ -52,6 +52,18 @@ pub struct Decision {
     pub findings: Vec<Finding>,
     /// What is learned so far, for `status.learned`.
     pub learned: Learned,
+}
+
+impl Decision {
+    /// Whether all pods that should report the signal do: a part of a total is none.
+    ///
+    /// # Errors
+    /// [`Unserved`] with the pods that are lacking, and why.
+    pub fn whole(&self, signal: &str) -> Result<(), Unserved> {
+        let measured = self.signals.iter().find(|known| *known.name == *signal);
+        let coverage = measured.map_or(self.coverage, |known| known.coverage);
+        refusal::whole(&self.left_out, signal, coverage)
+    }
 }
 
 /// One signal's part in a decision.
@@ -118,6 +130,19 @@ pub enum TotalKind {
     CpuCores,
 }
 
+impl TotalKind {
+    /// The metric's name: of the total in external metrics, of a pod's own part in custom metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tasks => "headroom_tasks",
+            Self::HeapBytes => "headroom_heap_bytes",
+            Self::AllocationBytesPerSecond => "headroom_allocation_bytes_per_second",
+            Self::CpuCores => "headroom_cpu_cores",
+        }
+    }
+}
+
 /// A raw total over the reporting pods.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Total {
@@ -147,9 +172,10 @@ pub struct PodReading {
     pub name: Arc<str>,
     /// The pod's labels, which a reader selects by.
     pub labels: Labels,
-    /// Maximum of current/threshold over the signals.
-    pub pressure: f64,
-    /// Each signal's own value on this pod, in its unit, under the metric's name: `headroom_tasks`, `queue_depth`.
+    /// Maximum of current/threshold over the signals; `None` where it has no signal's.
+    pub pressure: Option<f64>,
+    /// Each signal's own value on this pod, in its unit, under the metric's name: `headroom_tasks`, `queue_depth`; each
+    /// name once. While all pods report, they add up to the total of that name.
     pub values: Vec<(Arc<str>, f64)>,
     /// CPU and memory in use, where they were asked for and the pod says both.
     pub usage: Option<PodUsage>,

@@ -43,8 +43,11 @@ const SLACK: Duration = Duration::from_secs(10);
 impl Policy {
     /// The families that this policy reads, each once: a histogram as its three names.
     pub fn wanted(&self) -> impl Iterator<Item = MetricName> {
-        let names: BTreeSet<MetricName> =
-            self.signals.iter().flat_map(|signal| kind_families(&signal.kind)).collect();
+        let usage: &[&[&str]] =
+            if self.wants_usage { &[catalogue::USAGE_CPU, catalogue::USAGE_MEMORY] } else { &[] };
+        let usage = usage.iter().copied().flatten().map(|name| MetricName::new(name));
+        let signals = self.signals.iter().flat_map(|signal| kind_families(&signal.kind));
+        let names: BTreeSet<MetricName> = signals.chain(usage).collect();
         names.into_iter()
     }
 

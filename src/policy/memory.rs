@@ -11,7 +11,7 @@ use super::learning::{BaseLearning, CostLearning};
 use super::observe::{Reading, View};
 use super::window::WindowMean;
 use super::{
-    Coverage, Finding, LearnedSignal, Policy, Quantile, Signal, SignalDecision, SignalKind, Total,
+    Coverage, Finding, LearnedSignal, Policy, Quantile, Signal, SignalDecision, SignalKind,
     Unserved,
 };
 use crate::time::Moment;
@@ -46,7 +46,11 @@ pub(super) struct Outcome {
     pub(super) decision: SignalDecision,
     /// Each pod's part of the demand, in the view's order; empty where it could not be said.
     pub(super) shares: Vec<Reading<f64>>,
-    pub(super) total: Option<Total>,
+    /// Each pod's own value in the signal's unit, in the view's order; empty where the signal has none of single pods.
+    pub(super) values: Vec<Option<f64>>,
+    /// The workload's value in the signal's unit with what was filled in for silent pods; none without a demand, or a
+    /// reader would scale down on it.
+    pub(super) amount: Option<f64>,
     pub(super) quantile: Option<Quantile>,
     pub(super) findings: Vec<Finding>,
 }
@@ -159,7 +163,14 @@ impl Memory {
             threshold,
             base: self.base(),
         };
-        Outcome { decision, shares: vec![], total: None, quantile: None, findings: vec![] }
+        Outcome {
+            decision,
+            shares: vec![],
+            values: vec![],
+            amount: None,
+            quantile: None,
+            findings: vec![],
+        }
     }
 }
 

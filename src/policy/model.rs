@@ -2,12 +2,13 @@
 //!
 //! Built by the controller from Kubernetes objects, or by the demo from constants. Immutable once built.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Threshold;
+use super::{Threshold, TotalKind, Unserved};
 use crate::sample::{EndpointKey, Labels, PodKey};
 use crate::time::Timestamp;
 use crate::units::{ByteCount, BytesPerSecond, CpuCores, Plain, Ratio, Seconds, TaskCount};
@@ -44,11 +45,23 @@ pub struct Policy {
     pub signals: Vec<Signal>,
     /// `autoscaler.minReplicas`, where the policy has an autoscaler.
     pub min_replicas: Option<u32>,
+    /// Each pod's CPU and memory in use are read, too, for `metrics.k8s.io`.
+    pub wants_usage: bool,
     /// What an earlier run learned (`status.learned`); the start of this run's memory.
     pub learned: Learned,
 }
 
-/// `scaleTargetRef`.
+impl Policy {
+    /// What its metrics describe, where that is not the pods.
+    pub fn described(&self) -> impl Iterator<Item = &TargetRef> {
+        self.signals.iter().filter_map(|signal| match &signal.kind {
+            SignalKind::Metric { describes, .. } => describes.as_ref(),
+            _ => None,
+        })
+    }
+}
+
+/// An object of the policy's namespace as a spec names it: `scaleTargetRef`, or what a metric describes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TargetRef {
     /// E.g. `apps/v1`.
@@ -157,9 +170,32 @@ pub enum SignalKind {
         aggregate: Aggregate,
         /// How much of it one pod should carry.
         threshold: Threshold<Plain>,
-        /// The object that the value is about, where it is not the pods.
-        describes: Option<DescribedObject>,
+        /// The object that the value is about, where it is not the pods; [`Workload::described`] has where it is served.
+        describes: Option<TargetRef>,
     },
+}
+
+impl SignalKind {
+    /// The raw total that is served of it, where there is one.
+    #[must_use]
+    pub const fn total_kind(&self) -> Option<TotalKind> {
+        match self {
+            Self::Tasks(_) => Some(TotalKind::Tasks),
+            Self::Heap(_) => Some(TotalKind::HeapBytes),
+            Self::AllocationRate(_) => Some(TotalKind::AllocationBytesPerSecond),
+            Self::Cpu(_) => Some(TotalKind::CpuCores),
+            Self::Latency(_) | Self::Metric { .. } => None,
+        }
+    }
+
+    /// The name under which a pod's own value is served. Latency has none: a quantile belongs to all pods together.
+    #[must_use]
+    pub fn metric(&self) -> Option<Arc<str>> {
+        match self {
+            Self::Metric { name, .. } => Some(name.clone()),
+            kind => kind.total_kind().map(|total| total.name().into()),
+        }
+    }
 }
 
 /// An object that a metric is about, as custom.metrics.k8s.io addresses it.
@@ -169,7 +205,7 @@ pub struct DescribedObject {
     pub api_version: Arc<str>,
     /// E.g. `Ingress`.
     pub kind: Arc<str>,
-    /// The plural in paths, e.g. `ingresses`.
+    /// The plural in paths, e.g. `ingresses`; empty where it is not known.
     pub resource: Arc<str>,
     /// Its namespace, which is the policy's; `None` of a kind that has none.
     pub namespace: Option<Arc<str>>,
@@ -244,6 +280,8 @@ pub struct Workload {
     pub status_replicas: u32,
     /// The plural of its kind in paths, e.g. `deployments`; empty where it was not looked up.
     pub resource: Arc<str>,
+    /// What the policy's metrics describe, as the API server serves it, or why it cannot; absent: not looked up yet.
+    pub described: BTreeMap<TargetRef, Result<DescribedObject, Unserved>>,
     /// The pods that its selector matches.
     pub pods: Vec<Pod>,
 }

@@ -7,8 +7,11 @@ use std::sync::Arc;
 
 use super::coverage::Counts;
 use super::observe::View;
-use super::{Finding, LeftOut, LeftOutReason, Signal, Unserved};
+use super::{Coverage, DEMAND_METRIC, Finding, LeftOut, LeftOutReason, Signal, Unserved};
 use crate::units::{Measure, Ratio};
+
+/// Pods that an error names before it says "and N more".
+const PODS_NAMED: usize = 3;
 
 /// A number as people read it: at most three digits after the point, none for large ones.
 pub(super) fn number(value: f64) -> String {
@@ -137,6 +140,45 @@ pub(super) fn base_not_below_threshold(
             number(threshold)
         ),
     )
+}
+
+/// A part of a total is none: an HPA would scale down on it. Says which pods are lacking and why, young ones last: those
+/// may not be expected to report yet.
+pub(super) fn whole(
+    left_out: &[LeftOut],
+    signal: &str,
+    coverage: Coverage,
+) -> Result<(), Unserved> {
+    let Coverage { reporting, expected, .. } = coverage;
+    if reporting > 0 && reporting >= expected {
+        return Ok(());
+    }
+    let concerns = |reason: &LeftOutReason| match reason {
+        LeftOutReason::MissingFamily { signal: of }
+        | LeftOutReason::PartialFamily { signal: of, .. } => &**of == signal,
+        _ => true,
+    };
+    let mut lacking: Vec<&LeftOut> = left_out.iter().filter(|pod| concerns(&pod.reason)).collect();
+    lacking.sort_by_key(|pod| pod.reason == LeftOutReason::NotYetReported);
+    let missing = usize::try_from(expected - reporting.min(expected)).unwrap_or(usize::MAX);
+    lacking.truncate(missing.min(PODS_NAMED));
+    let named: String = lacking.iter().map(|pod| format!("; {pod}")).collect();
+    let more = match missing.saturating_sub(lacking.len()) {
+        more if more > 0 && !lacking.is_empty() => format!("; and {more} more"),
+        _ => String::new(),
+    };
+    Err(Unserved {
+        reason: "PodsMissing",
+        message: format!(
+            "{reporting} of {expected} pods report signal {signal}, and a part is no total, while {DEMAND_METRIC} fills the gap{named}{more}"
+        ),
+    })
+}
+
+/// What a metric describes is not looked up yet.
+pub(super) fn described_kind_pending(signal: &str, kind: &str) -> Unserved {
+    let message = format!("signal {signal}: kind {kind} has not been looked up yet");
+    Unserved { reason: "DescribedKindPending", message }
 }
 
 fn first_cause(view: &View<'_>) -> String {

@@ -74,6 +74,7 @@ pub(super) fn policy(signals: Vec<Signal>) -> Policy {
         coverage_floor: Ratio::new(0.6).expect("a share"),
         signals,
         min_replicas: Some(1),
+        wants_usage: false,
         learned: Learned::default(),
     }
 }
@@ -112,6 +113,7 @@ impl Scene {
             status_replicas: pods,
             resource: "deployments".into(),
             pods: (0..pods as usize).map(old_pod).collect(),
+            ..Workload::default()
         };
         Self {
             store: Store::new(limits),

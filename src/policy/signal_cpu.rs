@@ -14,7 +14,7 @@ use super::settle::{Measured, settle};
 use super::traffic::{Requests, Traffic};
 use super::window::Totals;
 use super::work_form::WorkForm;
-use super::{Finding, SignalDecision, Total, TotalKind};
+use super::{Finding, SignalDecision};
 use crate::signals::catalogue;
 use crate::store::{Histogram, PodWindow};
 use crate::time::Timestamp;
@@ -207,12 +207,9 @@ fn decide(
         Err(why) => format!("no demand: {why}"),
     };
     let room = form.threshold - form.base;
-    let total = settled.as_ref().ok().map(|settled| Total {
-        kind: TotalKind::CpuCores,
-        signal: memory.signal.name.clone(),
-        value: cores + settled.filled * room,
-    });
     Outcome {
+        values: cores_per_pod(&form, &per_pod),
+        amount: settled.as_ref().ok().map(|settled| cores + settled.filled * room),
         decision: SignalDecision {
             name: memory.signal.name.clone(),
             demand: settled.map(|settled| settled.demand),
@@ -223,10 +220,17 @@ fn decide(
             formula,
         },
         shares,
-        total,
         quantile: None,
         findings: vec![],
     }
+}
+
+/// Each pod's part of the cores offered, base included.
+fn cores_per_pod(form: &WorkForm, per_pod: &[Reading<Totals>]) -> Vec<Option<f64>> {
+    let reporting: Vec<Totals> = per_pod.iter().filter_map(Reading::fresh).copied().collect();
+    let mut parts = form.parts(&reporting).into_iter();
+    let part = |totals: &Reading<Totals>| totals.fresh().and_then(|_| parts.next());
+    per_pod.iter().map(part).map(|part| Some(part? + form.base)).collect()
 }
 
 /// The work form with its numbers.

@@ -288,7 +288,9 @@ fn decide(
             formula,
         },
         shares,
-        total: None,
+        // No percentile is one pod's.
+        values: vec![],
+        amount: None,
         quantile: None,
         findings: vec![],
     }

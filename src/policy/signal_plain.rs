@@ -2,16 +2,15 @@
 //!
 //! In: gauges and counters per pod. Out: an [`Outcome`]. Never: two families of one pod added up, or memory that is not heap.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::coverage::Counts;
 use super::memory::{Memory, Outcome};
 use super::observe::{Found, Reading, View};
 use super::refusal::{self, number};
-use super::settle::{Measured, Settled, settle, settle_shared};
+use super::settle::{Measured, settle, settle_shared};
 use super::window::Totals;
-use super::{Aggregate, SignalDecision, SignalKind, Total, TotalKind};
+use super::{Aggregate, SignalDecision, SignalKind};
 use crate::sample::Labels;
 use crate::signals::catalogue;
 use crate::store::{PodWindow, Series};
@@ -25,7 +24,6 @@ struct Plain<'s> {
     learns_base: bool,
     aggregate: Aggregate,
     threshold: f64,
-    total: Option<TotalKind>,
 }
 
 /// A pod's value with the source time of its newest point.
@@ -37,34 +35,25 @@ struct PodValue {
 impl<'s> Plain<'s> {
     /// `None` for the kinds that need the work form.
     fn of(kind: &'s SignalKind) -> Option<Self> {
-        let gauge = |families: &[&'s str], threshold, total| Self {
+        let gauge = |families: &[&'s str], threshold| Self {
             families: families.to_vec(),
             is_counter: false,
             learns_base: true,
             aggregate: Aggregate::Sum,
             threshold,
-            total,
         };
         Some(match kind {
-            SignalKind::Tasks(threshold) => {
-                gauge(catalogue::TASKS, threshold.threshold().get(), Some(TotalKind::Tasks))
-            }
-            SignalKind::Heap(threshold) => {
-                gauge(catalogue::HEAP, threshold.threshold().get(), Some(TotalKind::HeapBytes))
-            }
+            SignalKind::Tasks(threshold) => gauge(catalogue::TASKS, threshold.threshold().get()),
+            SignalKind::Heap(threshold) => gauge(catalogue::HEAP, threshold.threshold().get()),
             SignalKind::AllocationRate(threshold) => Self {
                 is_counter: true,
                 learns_base: false,
-                ..gauge(
-                    catalogue::ALLOCATION,
-                    threshold.threshold().get(),
-                    Some(TotalKind::AllocationBytesPerSecond),
-                )
+                ..gauge(catalogue::ALLOCATION, threshold.threshold().get())
             },
             SignalKind::Metric { name, aggregate, threshold, .. } => Self {
                 learns_base: false,
                 aggregate: *aggregate,
-                ..gauge(&[&**name], threshold.threshold().get(), None)
+                ..gauge(&[&**name], threshold.threshold().get())
             },
             SignalKind::Cpu(_) | SignalKind::Latency(_) => return None,
         })
@@ -129,7 +118,7 @@ pub(super) fn evaluate(memory: &mut Memory, view: &View<'_>) -> Option<Outcome> 
         let (finding, why) = refusal::base_not_below_threshold(&signal.name, base, plain.threshold);
         let coverage = Counts::of(&readings, &view.pods).coverage(&view.pods);
         let outcome = memory.unserved(coverage, plain.threshold, why);
-        return Some(Outcome { findings: vec![finding], ..outcome });
+        return Some(Outcome { findings: vec![finding], values: values(&readings), ..outcome });
     }
     Some(decide(memory, view, &plain, base, &readings))
 }
@@ -182,7 +171,8 @@ fn decide(
         Err(why) => format!("no demand: {why}"),
     };
     Outcome {
-        total: total(&memory.signal.name, plain, current, room, settled.as_ref().ok()),
+        values: values(readings),
+        amount: settled.as_ref().ok().map(|settled| current + settled.filled * room),
         decision: SignalDecision {
             name: memory.signal.name.clone(),
             demand: settled.map(|settled| settled.demand),
@@ -215,16 +205,8 @@ fn quotient(plain: &Plain<'_>, current: f64, base: f64, pods: f64) -> String {
     }
 }
 
-/// The raw total with what was filled in for silent pods; none without a demand, or a reader would scale down on it.
-fn total(
-    signal: &Arc<str>,
-    plain: &Plain<'_>,
-    current: f64,
-    room: f64,
-    settled: Option<&Settled>,
-) -> Option<Total> {
-    let (kind, settled) = (plain.total?, settled?);
-    Some(Total { kind, signal: signal.clone(), value: current + settled.filled * room })
+fn values(readings: &[Reading<PodValue>]) -> Vec<Option<f64>> {
+    readings.iter().map(|reading| Some(reading.fresh()?.value)).collect()
 }
 
 fn count(pods: usize) -> f64 {

@@ -278,6 +278,7 @@ impl Simulation {
             status_replicas: self.replicas,
             resource: "deployments".into(),
             pods: self.pods.iter().map(|pod| pod.pod.clone()).collect(),
+            ..Workload::default()
         }
     }
 

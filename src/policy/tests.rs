@@ -410,7 +410,7 @@ fn the_largest_signal_drives_and_totals_are_per_kind_once() {
         [Total { kind: TotalKind::Tasks, signal: "tasks".into(), value: 120.0 }]
     );
     let pressures: Vec<_> = decision.pods.iter().map(|pod| (&*pod.name, pod.pressure)).collect();
-    assert_eq!(pressures, [("pod-0", 1.2), ("pod-1", 1.2)]);
+    assert_eq!(pressures, [("pod-0", Some(1.2)), ("pod-1", Some(1.2))]);
     assert_eq!(
         decision.signals[0].formula,
         "sum 120 / threshold 100 = 1.2 now, 1.2 over 15 s; demand 1.2"

@@ -32,6 +32,23 @@ impl WorkForm {
         (totals.work - drained * cost).max(arrivals * cost).max(0.0)
     }
 
+    /// What of [`Self::steady`] falls to each pod: the parts add up to it. What leads for all, usage or arrivals, is
+    /// counted of every pod, or their maxima would add up to more.
+    pub(super) fn parts(&self, pods: &[Totals]) -> Vec<f64> {
+        let totals: Totals = pods.iter().copied().sum();
+        let (steady, cost) = (self.steady(&totals), self.cost.unwrap_or(0.0));
+        let used =
+            |pod: &Totals| pod.work + if totals.change < 0.0 { pod.change * cost } else { 0.0 };
+        let arrived = |pod: &Totals| (pod.completed + pod.change) * cost;
+        let by_usage = used(&totals) >= arrived(&totals);
+        let part = |pod: &Totals| if by_usage { used(pod) } else { arrived(pod) };
+        let parts: Vec<f64> = pods.iter().map(|pod| part(pod).max(0.0)).collect();
+        // A part under zero counts as none, and the others make up for it.
+        let sum: f64 = parts.iter().sum();
+        let scale = if sum > 0.0 { steady / sum } else { 0.0 };
+        parts.into_iter().map(|part| part * scale).collect()
+    }
+
     /// The same, with the backlog spread over [`DRAIN_SECONDS`].
     pub(super) fn draining(&self, totals: &Totals) -> f64 {
         self.steady(totals) + totals.in_flight * self.cost.unwrap_or(0.0) / DRAIN_SECONDS
@@ -75,6 +92,36 @@ mod tests {
         let totals = Totals { work: 80.0, completed: 80.0, change: 32.0, in_flight: 0.0 };
         check(&Case { cost: Some(1.0), totals, demand: 112.0 / 5.6 });
         check(&Case { cost: None, totals, demand: 80.0 / 5.6 });
+    }
+
+    /// Pods as (work, completed, change), at one core-second per request.
+    fn check_parts(pods: &[(f64, f64, f64)], expected: &[f64]) {
+        let form = WorkForm { cost: Some(1.0), threshold: 5.6, base: 0.0, full: 8.0 };
+        let totals = |&(work, completed, change): &(f64, f64, f64)| Totals {
+            work,
+            completed,
+            change,
+            in_flight: 0.0,
+        };
+        let pods: Vec<Totals> = pods.iter().map(totals).collect();
+        let parts = form.parts(&pods);
+        let close = |(a, b): (&f64, &f64)| (a - b).abs() < 1e-9;
+        assert!(
+            parts.len() == expected.len() && parts.iter().zip(expected).all(close),
+            "{pods:?}: {parts:?}, expected {expected:?}"
+        );
+        let whole = form.steady(&pods.iter().copied().sum());
+        assert!((parts.iter().sum::<f64>() - whole).abs() < 1e-9, "{pods:?}: not {whole}");
+    }
+
+    #[test]
+    fn the_parts_of_pods_add_up_to_the_whole() {
+        check_parts(&[(4.0, 1.0, 0.0), (2.0, 3.0, 0.0)], &[4.0, 2.0]);
+        check_parts(&[(4.0, 6.0, 1.0), (4.0, 2.0, 0.0)], &[7.0, 2.0]);
+        check_parts(&[(8.0, 8.0, -3.0), (8.0, 8.0, 1.0)], &[5.0, 9.0]);
+        check_parts(&[(1.0, 1.0, -3.0), (1.0, 5.0, 0.0)], &[0.0, 3.0]);
+        check_parts(&[(0.0, 0.0, 0.0), (0.0, 0.0, 0.0)], &[0.0, 0.0]);
+        check_parts(&[], &[]);
     }
 
     #[test]

@@ -65,6 +65,13 @@ pub const ALLOCATION: &[&str] = &[
 /// Where demand reads CPU seconds. All are counters.
 pub const CPU: &[&str] = &["process_cpu_seconds_total"];
 
+/// Where a pod's CPU in use is read, in seconds: of the container, else of the process. All are counters.
+pub const USAGE_CPU: &[&str] = &["cgroup_cpu_usage_seconds_total", "process_cpu_seconds_total"];
+/// Where a pod's memory in use is read: the container's working set, else what is resident of the process. All are
+/// gauges.
+pub const USAGE_MEMORY: &[&str] =
+    &["cgroup_memory_working_set_bytes", "process_resident_memory_bytes"];
+
 /// Seconds that the process's threads waited for a core (counter).
 pub const RUNQUEUE_WAIT: &str = "process_runqueue_wait_seconds_total";
 /// Seconds that the cgroup was throttled (counter).
@@ -124,7 +131,8 @@ mod tests {
             REQUEST_BUSY,
             WORKERS,
         ];
-        for name in first.into_iter().chain(single) {
+        let usage = USAGE_CPU.iter().chain(USAGE_MEMORY).copied();
+        for name in first.into_iter().chain(single).chain(usage) {
             assert!(family(name).is_some(), "{name}");
         }
     }

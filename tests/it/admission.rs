@@ -59,13 +59,35 @@ fn the_good_policy_is_accepted() {
 }
 
 #[test]
+fn a_metric_may_describe_an_object() {
+    let object = json!({"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "name": "main"});
+    let metric = json!({"name": "rps", "threshold": 1, "describes": object});
+    run(async {
+        let answer = dry_run("/spec/signals", json!([{"name": "a", "metric": metric}])).await?;
+        ensure!(answer.is_ok(), "{answer:?}");
+        Ok(())
+    });
+}
+
+#[test]
 fn invalid_policies_are_refused_and_the_message_says_why() {
     let signals = "/spec/signals";
     let two = json!([{"name": "a", "tasks": {"threshold": 1}, "heap": {"threshold": "1Gi"}}]);
     let twice =
         json!([{"name": "a", "tasks": {"threshold": 1}}, {"name": "a", "cpu": {"threshold": "1"}}]);
     let metric = |name: &str| json!([{"name": "a", "metric": {"name": name, "threshold": 1}}]);
+    let about = |metric: &str, object: Value| {
+        let metric = json!({"name": metric, "threshold": 1, "describes": object});
+        json!([{"name": "a", "metric": metric}])
+    };
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "name": "a"});
+    let ingress =
+        |name: &str| json!({"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "name": name});
     let cases = [
+        (signals, about("rps", pod), "each pod's own value is served anyway"),
+        (signals, about("rps", ingress("a/b")), "should match"),
+        (signals, about("rps", json!({"kind": "Ingress", "name": "a"})), "Required value"),
+        (signals, about("headroom_demand", ingress("a")), "what a policy demands for its target"),
         (signals, json!([]), "should have at least 1 items"),
         (signals, json!([{"name": "a"}]), "exactly one of"),
         (signals, two, "exactly one of"),

@@ -12,7 +12,7 @@ fn pod(name: &str, labels: &[(&str, &str)], pressure: f64, tasks: Option<f64>) -
     PodReading {
         name: name.into(),
         labels: labels.iter().copied().collect::<Labels>(),
-        pressure,
+        pressure: Some(pressure),
         values: tasks.map(|tasks| ("headroom_tasks".into(), tasks)).into_iter().collect(),
         usage: None,
         sampled_at: Timestamp::from_millis(1_790_000_007_999),

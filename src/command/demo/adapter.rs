@@ -92,6 +92,7 @@ fn assignment(agent: SocketAddr) -> anyhow::Result<Assignment> {
             status_replicas: 1,
             resource: "deployments".into(),
             pods: vec![pod],
+            ..Workload::default()
         }),
     })
 }
