@@ -10,6 +10,7 @@
 mod access;
 mod authentication;
 mod authorization;
+pub mod catalogue;
 mod client_cas;
 mod discovery;
 mod external_metrics;
@@ -23,6 +24,7 @@ pub mod serving_ca;
 pub mod serving_certificate;
 pub mod serving_files;
 mod status;
+mod trace;
 
 #[cfg(test)]
 mod tests;

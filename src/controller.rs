@@ -24,6 +24,7 @@ use crate::time::Clock;
 
 pub mod compile;
 pub mod crd;
+mod divergence;
 mod hpa;
 mod index;
 pub mod lease;
@@ -35,10 +36,13 @@ mod watches;
 mod writer;
 mod writes;
 
+#[cfg(test)]
+pub(crate) use divergence::families_of_a_follower;
 pub use hpa::{MANAGED_BY, MANAGER};
 pub use index::reason;
 pub use status::READY;
 
+use divergence::Divergence;
 use hpa::SeenHpa;
 use index::{Change, Index, Ruling, SeenPolicy, WantedTargets};
 use pods::{PodView, SeenPod};
@@ -108,6 +112,7 @@ impl Controller {
             roster: self.roster,
             beat: self.progress.add_loop("controller", MAX_SILENCE),
             listed: self.progress.add_condition("policies"),
+            published: false,
         };
         let targets = Targets {
             client: self.client.clone(),
@@ -123,6 +128,7 @@ impl Controller {
             rulings: ruled,
             autoscalers,
             metrics: write_metrics,
+            divergence: Divergence::register(&self.registry)?,
             memory: Memory::default(),
         };
         let autoscalers = watch_autoscalers(self.client.clone(), metrics.clone(), seen_autoscalers);
@@ -187,6 +193,8 @@ struct IndexLoop {
     roster: watch::Sender<Arc<Vec<Assignment>>>,
     beat: Beat,
     listed: Condition,
+    /// A roster was sent.
+    published: bool,
 }
 
 impl IndexLoop {
@@ -215,7 +223,7 @@ impl IndexLoop {
         }
     }
 
-    fn publish(&self, index: &mut Index) {
+    fn publish(&mut self, index: &mut Index) {
         let wanted = index.want();
         self.wanted.send_if_modified(|current| {
             let changed = **current != wanted;
@@ -227,10 +235,14 @@ impl IndexLoop {
         if !index.listed() {
             return;
         }
-        if let Some(rulings) = index.settle() {
+        let settled = index.settle();
+        let settled = settled.or_else(|| (!self.published).then(Vec::new));
+        if let Some(rulings) = settled {
             let roster: Vec<_> = rulings.iter().map(|ruling| ruling.assignment.clone()).collect();
+            // The first is sent even if it is empty: that there is no policy must be known, too.
+            let first = !std::mem::replace(&mut self.published, true);
             self.roster.send_if_modified(|current| {
-                let changed = **current != roster;
+                let changed = first || **current != roster;
                 if changed {
                     *current = Arc::new(roster);
                 }

@@ -37,10 +37,15 @@ use crate::store::{self, Store};
 use crate::time::Clock;
 
 mod metrics;
+mod policy_metrics;
 mod seat;
+mod trace;
+mod warm_up;
 
 use metrics::PipelineMetrics;
+use policy_metrics::{Known, PolicyMetrics};
 use seat::{Seat, Seats};
+use warm_up::WarmUp;
 
 /// How long after its first batch a decision waits for others; pods of one workload often answer together.
 const COALESCE: Duration = Duration::from_millis(20);
@@ -54,7 +59,7 @@ const MAX_SILENCE: Duration = Duration::from_secs(10);
 /// What a pipeline is made from.
 #[derive(Debug)]
 pub struct PipelineSetup<'a, S> {
-    /// All assignments; each change replaces the whole.
+    /// All assignments; each change replaces the whole. Empty and never sent to: they are not known yet.
     pub roster: watch::Receiver<Arc<Vec<Assignment>>>,
     /// Is told whom to ask.
     pub source: S,
@@ -64,7 +69,7 @@ pub struct PipelineSetup<'a, S> {
     pub board: Arc<Board>,
     /// The clock of the decisions, and of the batches.
     pub clock: Clock,
-    /// Is told that the loop comes round.
+    /// Is told that the loop comes round, and gets the condition `decisions`: what is served is served truthfully.
     pub progress: &'a Progress,
     /// Where the pipeline's own metrics are registered.
     pub registry: &'a Registry,
@@ -80,6 +85,8 @@ pub struct Pipeline<S> {
     clock: Clock,
     beat: Beat,
     metrics: PipelineMetrics,
+    policy_metrics: PolicyMetrics,
+    warm_up: WarmUp,
     store: Store,
     seats: Seats,
     dirty: BTreeSet<PolicyId>,
@@ -100,6 +107,8 @@ impl<S: Source> Pipeline<S> {
             clock: setup.clock,
             beat: setup.progress.add_loop("pipeline", MAX_SILENCE),
             metrics: PipelineMetrics::register(setup.registry)?,
+            policy_metrics: PolicyMetrics::register(setup.registry, setup.clock)?,
+            warm_up: WarmUp::new(setup.progress.add_condition("decisions")),
             store: Store::new(store::Limits::default()),
             seats: Seats::default(),
             dirty: BTreeSet::new(),
@@ -113,7 +122,9 @@ impl<S: Source> Pipeline<S> {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut stats = tokio::time::interval(STATS_EVERY);
         stats.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        self.take_roster();
+        if !self.roster.borrow().is_empty() {
+            self.take_roster();
+        }
         loop {
             self.beat.beat();
             let decide_at = self.decide_at;
@@ -125,7 +136,7 @@ impl<S: Source> Pipeline<S> {
                 () = sleep_until(decide_at.unwrap_or_else(Instant::now)), if decide_at.is_some() => {
                     self.decide_dirty().await;
                 }
-                _ = tick.tick() => self.mark_overdue(),
+                _ = tick.tick() => self.look_around(),
                 _ = stats.tick() => self.metrics.observe_store(&self.store.stats()),
             }
         }
@@ -158,27 +169,30 @@ impl<S: Source> Pipeline<S> {
                     if let Some(decider) = self.seats.rested(id) {
                         seats.rest(id.clone(), decider);
                     }
-                    self.metrics.forget(id);
+                    self.policy_metrics.know(id, Known::Unserved(reason));
                     let unserved = Unserved { reason, message: message.clone() };
                     self.board.publish(id, EntryState::Unserved(unserved));
                 }
             }
         }
         self.board.retain(|id| known.contains(id));
-        // Those who were not taken over have left.
-        self.seats.ids().for_each(|id| self.metrics.forget(id));
+        self.policy_metrics.retain(|id| known.contains(id));
         self.seats = seats;
         self.dirty.retain(|id| self.seats.contains(id));
         self.store.retain(|endpoint| self.seats.knows(endpoint));
         self.store.set_history(self.seats.history());
         self.source.set_targets(self.seats.targets());
         self.metrics.count_policies(self.seats.len(), known.len() - self.seats.len());
+        self.warm_up.listed(now.monotonic);
+        self.warm_up.look(&self.board, now.monotonic);
     }
 
     fn welcome(&self, seat: Seat) -> Seat {
         let id = seat.id();
         info!(namespace = %id.namespace, name = %id.name, pods = seat.live_pods(), "policy is new");
-        self.board.publish(id, EntryState::Unserved(seat.no_samples_yet()));
+        let unserved = seat.no_samples_yet();
+        self.policy_metrics.know(id, Known::Unserved(unserved.reason));
+        self.board.publish(id, EntryState::Unserved(unserved));
         seat
     }
 
@@ -195,8 +209,9 @@ impl<S: Source> Pipeline<S> {
         }
     }
 
-    fn mark_overdue(&mut self) {
+    fn look_around(&mut self) {
         let now = self.clock.now().monotonic;
+        self.warm_up.look(&self.board, now);
         let overdue: Vec<_> = self.seats.overdue(now).cloned().collect();
         overdue.iter().for_each(|id| self.mark(id));
     }
@@ -214,16 +229,22 @@ impl<S: Source> Pipeline<S> {
             let timer = self.metrics.decide_duration.start_timer();
             let outcome = seat.decide(&self.store, self.clock.now());
             timer.observe_duration();
-            self.metrics.observe(&id, &outcome);
-            let state = match outcome {
+            self.metrics.observe(&outcome);
+            let (known, state) = match outcome {
                 Ok(decision) => {
-                    EntryState::Decided { policy: seat.policy(), decision: Arc::new(decision) }
+                    trace::decided(&decision);
+                    let (policy, decision) = (seat.policy(), Arc::new(decision));
+                    let state =
+                        EntryState::Decided { policy: policy.clone(), decision: decision.clone() };
+                    (Known::Decided { policy, workload: seat.workload(), decision }, state)
                 }
                 Err(panic) => {
                     error!(namespace = %id.namespace, name = %id.name, error = panic.0, "decision panicked");
-                    EntryState::Unserved(panic.unserved())
+                    let unserved = panic.unserved();
+                    (Known::Unserved(unserved.reason), EntryState::Unserved(unserved))
                 }
             };
+            self.policy_metrics.know(&id, known);
             self.board.publish(&id, state);
             tokio::task::yield_now().await;
         }

@@ -19,6 +19,7 @@ mod learning;
 mod memory;
 mod model;
 mod observe;
+pub mod reason;
 mod refusal;
 mod settle;
 mod signal_cpu;

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::own_metrics::OwnMetrics;
 use super::status::{ApiStatus, Cause, Details};
+use super::trace;
 use crate::policy::{
     Board, Coverage, DEMAND_METRIC, Decision, EntryState, LeftOut, LeftOutReason, POLICY_LABEL,
     Policy, PolicyId, SignalKind, TotalKind, Unserved,
@@ -117,6 +118,7 @@ impl ExternalMetrics {
         let mut items = Vec::new();
         let mut failures = Vec::new();
         for (id, state) in self.candidates(namespace, &picks) {
+            trace::read(&id, &state);
             match read(kind, &id, &state, &picks, now) {
                 Ok(readings) => items.extend(readings),
                 Err(why) => failures.push(Failure { policy: id.name, why }),

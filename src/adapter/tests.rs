@@ -398,6 +398,7 @@ fn policy(id: PolicyId) -> Policy {
         coverage_floor: Ratio::new(0.6).expect("a ratio"),
         signals: Vec::new(),
         min_replicas: None,
+        max_replicas: None,
         learned: Learned::default(),
     }
 }

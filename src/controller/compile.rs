@@ -105,6 +105,10 @@ pub fn compile(object: &ScalingPolicy) -> Result<Policy, Vec<SpecProblem>> {
         learned: learned(object, &signals),
         signals,
         min_replicas,
+        max_replicas: spec
+            .autoscaler
+            .as_ref()
+            .and_then(|block| u32::try_from(block.max_replicas).ok()),
     })
 }
 

@@ -28,7 +28,7 @@ pub mod reason {
     /// The target's scale cannot be read, or names no pods.
     pub const TARGET_UNREADABLE: &str = "TargetUnreadable";
     /// The target's scale has not been read yet.
-    pub const TARGET_PENDING: &str = "TargetPending";
+    pub const TARGET_PENDING: &str = crate::policy::reason::TARGET_PENDING;
 }
 
 /// A scaled object in its namespace.

@@ -44,6 +44,8 @@ pub struct Policy {
     pub signals: Vec<Signal>,
     /// `autoscaler.minReplicas`, where the policy has an autoscaler.
     pub min_replicas: Option<u32>,
+    /// `autoscaler.maxReplicas`, where the policy has an autoscaler.
+    pub max_replicas: Option<u32>,
     /// What an earlier run learned (`status.learned`); the start of this run's memory.
     pub learned: Learned,
 }

@@ -66,6 +66,7 @@ pub(super) fn policy(signals: Vec<Signal>) -> Policy {
         coverage_floor: Ratio::new(0.6).expect("a share"),
         signals,
         min_replicas: Some(1),
+        max_replicas: None,
         learned: Learned::default(),
     }
 }

@@ -201,7 +201,17 @@ impl Endpoint {
         };
         self.shared.metrics.observe(&outcome, started.elapsed());
         let (outcome, dropped) = match outcome {
-            Ok(Parsed { samples, dropped }) => (Ok(samples), dropped),
+            Ok(Parsed { samples, dropped }) => {
+                let (pod, elapsed) = (&*self.key.pod.0, started.elapsed());
+                tracing::debug!(
+                    scrape_target = self.url,
+                    pod,
+                    samples = samples.len(),
+                    elapsed_seconds = elapsed.as_secs_f64(),
+                    "a pod was scraped"
+                );
+                (Ok(samples), dropped)
+            }
             Err(failure) => {
                 tracing::debug!(scrape_target = self.url, error = %failure, "scrape failed");
                 (Err(failure), Vec::new())

@@ -100,6 +100,7 @@ pub(super) fn policy(agent_port: u16) -> Result<Policy, UnitError> {
             signal("queue", queue()?),
         ],
         min_replicas: Some(MIN_REPLICAS),
+        max_replicas: Some(MAX_REPLICAS),
         learned: Learned::default(),
     })
 }
