@@ -27,7 +27,7 @@ use prometheus::Registry;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{debug_span, error, info};
 
 use crate::policy::{Assignment, Board, EntryState, PolicyId, Unserved};
 use crate::probes::{Beat, Progress};
@@ -225,29 +225,35 @@ impl<S: Source> Pipeline<S> {
     async fn decide_dirty(&mut self) {
         self.decide_at = None;
         for id in std::mem::take(&mut self.dirty) {
-            let Some(seat) = self.seats.get_mut(&id) else { continue };
-            let timer = self.metrics.decide_duration.start_timer();
-            let outcome = seat.decide(&self.store, self.clock.now());
-            timer.observe_duration();
-            self.metrics.observe(&outcome);
-            let (known, state) = match outcome {
-                Ok(decision) => {
-                    trace::decided(&decision);
-                    let (policy, decision) = (seat.policy(), Arc::new(decision));
-                    let state =
-                        EntryState::Decided { policy: policy.clone(), decision: decision.clone() };
-                    (Known::Decided { policy, workload: seat.workload(), decision }, state)
-                }
-                Err(panic) => {
-                    error!(namespace = %id.namespace, name = %id.name, error = panic.0, "decision panicked");
-                    let unserved = panic.unserved();
-                    (Known::Unserved(unserved.reason), EntryState::Unserved(unserved))
-                }
-            };
-            self.policy_metrics.know(&id, known);
-            self.board.publish(&id, state);
+            self.decide(&id);
             tokio::task::yield_now().await;
         }
+    }
+
+    /// Decides about one policy and publishes it.
+    fn decide(&mut self, id: &PolicyId) {
+        let Some(seat) = self.seats.get_mut(id) else { return };
+        let _span = debug_span!("decide", namespace = %id.namespace, name = %id.name).entered();
+        let timer = self.metrics.decide_duration.start_timer();
+        let outcome = seat.decide(&self.store, self.clock.now());
+        timer.observe_duration();
+        self.metrics.observe(&outcome);
+        let (known, state) = match outcome {
+            Ok(decision) => {
+                trace::decided(&decision);
+                let (policy, decision) = (seat.policy(), Arc::new(decision));
+                let state =
+                    EntryState::Decided { policy: policy.clone(), decision: decision.clone() };
+                (Known::Decided { policy, workload: seat.workload(), decision }, state)
+            }
+            Err(panic) => {
+                error!(namespace = %id.namespace, name = %id.name, error = panic.0, "decision panicked");
+                let unserved = panic.unserved();
+                (Known::Unserved(unserved.reason), EntryState::Unserved(unserved))
+            }
+        };
+        self.policy_metrics.know(id, known);
+        self.board.publish(id, state);
     }
 }
 

@@ -309,7 +309,11 @@ async fn a_policy_whose_pods_all_fail_is_decided_as_an_error() {
     let decision = bench.until("a decision", |bench| bench.decision("checkout")).await;
     assert!(decision.demand.is_err(), "{:?}", decision.demand);
     assert_eq!(decision.left_out.len(), 2);
-    assert_eq!(bench.metric("headroom_adapter_policy_demand", "checkout"), None, "no demand is not zero");
+    assert_eq!(
+        bench.metric("headroom_adapter_policy_demand", "checkout"),
+        None,
+        "no demand is not zero"
+    );
 }
 
 #[tokio::test]
