@@ -165,10 +165,13 @@ async fn joined(
     name: &str,
     delay: Duration,
 ) -> Result<Replica> {
-    let replica = adapter.beside(name, delay)?;
+    let mut replica = adapter.beside(name, delay)?;
     service.add(&replica);
-    eventually(MINUTE, "a ready replica", async || Ok(service.is_ready(&replica).then_some(())))
-        .await?;
+    eventually(MINUTE, "a ready replica", async || match replica.process.exited() {
+        Some(status) => bail!("it ended with {status}, see {}", replica.process.log().display()),
+        None => Ok(service.is_ready(&replica).then_some(())),
+    })
+    .await?;
     let token = plane.token("kube-system", "horizontal-pod-autoscaler").await?;
     let url = format!("https://127.0.0.1:{}", replica.port);
     let client = DirectClient::new(plane, &url, Identity::Token(&token))?;
@@ -203,7 +206,7 @@ async fn ended_by_a_second_signal(service: &Service, mut replica: Replica) -> Re
     replica.process.signal(Signal::Terminate);
     eventually(MINUTE, "not ready", async || Ok((!service.is_ready(&replica)).then_some(())))
         .await?;
-    ensure!(replica.process.exited().is_none(), "its delay is ten minutes");
+    ensure!(replica.process.exited().is_none(), "its delay is four minutes");
     replica.process.signal(Signal::Terminate);
     let status = eventually(MINUTE, "its end", async || Ok(replica.process.exited())).await?;
     ensure!(status.success(), "it ended with {status}");
@@ -293,7 +296,7 @@ fn a_rolling_update_of_two_replicas_loses_no_request() {
         left(&service, first).await?;
         let third = {
             let adapter = cluster.adapter().await?;
-            joined(&adapter, plane, &service, "third", 10 * MINUTE).await?
+            joined(&adapter, plane, &service, "third", 4 * MINUTE).await?
         };
         signed_read(plane, &second).await?;
         left(&service, second).await?;
