@@ -25,7 +25,7 @@ async fn check(
     let cluster = share().await?;
     let url = cluster.adapter().await?.url();
     let client = DirectClient::new(&cluster.plane, &url, identity)?;
-    let Answer { status, body } = client.get(PATH, headers).await?;
+    let Answer { status, body, .. } = client.get(PATH, headers).await?;
     ensure!(status == code, "{identity:?} {headers:?}: {status} {body}");
     ensure!(body["kind"] == "Status" && body["code"] == code, "not a Status: {body}");
     let message = body["message"].as_str().unwrap_or_default();

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::support::adapter::{Adapter, Replica};
 use crate::support::control_plane::ControlPlane;
-use crate::support::direct::{DirectClient, Identity};
+use crate::support::direct::{DirectClient, Identity, hpa_client};
 use crate::support::exporter::Exporter;
 use crate::support::process::Signal;
 use crate::support::shared::{eventually, run, share};
@@ -172,9 +172,7 @@ async fn joined(
         None => Ok(service.is_ready(&replica).then_some(())),
     })
     .await?;
-    let token = plane.token("kube-system", "horizontal-pod-autoscaler").await?;
-    let url = format!("https://127.0.0.1:{}", replica.port);
-    let client = DirectClient::new(plane, &url, Identity::Token(&token))?;
+    let client = hpa_client(plane, &format!("https://127.0.0.1:{}", replica.port)).await?;
     client.demand(NAMESPACE, NAME).await.context("it said that it was ready, and has no answer")?;
     Ok(replica)
 }
@@ -232,13 +230,12 @@ fn trace(replica: &Replica) -> Result<()> {
 
 /// One read that names itself.
 async fn signed_read(plane: &ControlPlane, replica: &Replica) -> Result<()> {
-    let token = plane.token("kube-system", "horizontal-pod-autoscaler").await?;
-    let url = format!("https://127.0.0.1:{}", replica.port);
-    let client = DirectClient::new(plane, &url, Identity::Token(&token))?;
+    let client = hpa_client(plane, &format!("https://127.0.0.1:{}", replica.port)).await?;
     let path =
         format!("/apis/external.metrics.k8s.io/v1beta1/namespaces/{NAMESPACE}/headroom_demand");
     let answer = client.get(&path, &[("audit-id", AUDIT_ID)]).await?;
     ensure!(answer.status == 200, "{}", answer.body);
+    ensure!(answer.version == http::Version::HTTP_2, "{:?} has no GOAWAY", answer.version);
     Ok(())
 }
 
@@ -270,6 +267,12 @@ fn a_rolling_update_of_two_replicas_loses_no_request() {
         let signals = json!([{"name": "queue",
             "metric": {"name": "queue_depth", "aggregate": "Max", "threshold": "10"}}]);
         create(client, NAMESPACE, policy(NAME, &signals, &PolicyOptions::default())).await?;
+
+        // Until then an error is the truth, which no replica has to hide.
+        let shared = cluster.adapter().await?.url();
+        let shared = hpa_client(plane, &shared).await?;
+        eventually(MINUTE, "a number", async || Ok(shared.demand(NAMESPACE, NAME).await.ok()))
+            .await?;
 
         let service = Service::start().await?;
         let (first, second, shared) = {

@@ -34,6 +34,8 @@ pub(crate) struct DirectClient {
 pub(crate) struct Answer {
     /// HTTP status.
     pub(crate) status: u16,
+    /// What was spoken.
+    pub(crate) version: http::Version,
     /// The body; null where it is not JSON.
     pub(crate) body: Value,
 }
@@ -69,9 +71,9 @@ impl DirectClient {
             request = request.header(*name, *value);
         }
         let answer = request.send().await?;
-        let status = answer.status().as_u16();
+        let (status, version) = (answer.status().as_u16(), answer.version());
         let body = serde_json::from_slice(&answer.bytes().await?).unwrap_or(Value::Null);
-        Ok(Answer { status, body })
+        Ok(Answer { status, version, body })
     }
 
     /// What a path answers with.

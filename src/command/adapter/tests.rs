@@ -59,7 +59,8 @@ fn active(name: &str, address: SocketAddr) -> Assignment {
             port: Port::Number(address.port()),
             path: "/metrics".into(),
             scheme: Scheme::Http,
-            interval: Duration::from_secs(1),
+            // The second sample comes well after every part has started.
+            interval: Duration::from_secs(2),
         },
         window: Duration::from_secs(5),
         stale_after: Duration::from_secs(20),
