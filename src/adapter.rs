@@ -12,6 +12,7 @@ mod answers;
 mod audit;
 mod authentication;
 mod authorization;
+pub mod catalogue;
 mod client_cas;
 mod compression;
 mod custom_metrics;
@@ -31,6 +32,7 @@ pub mod serving_certificate;
 pub mod serving_files;
 mod shares;
 mod status;
+mod trace;
 pub mod wire;
 
 #[cfg(test)]

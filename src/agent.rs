@@ -64,7 +64,7 @@ pub use http_layer::{HttpLayer, HttpService, ObservedResponse};
 pub use jemalloc::MALLOC_CONF;
 
 use access::Gate;
-use collector::SignalCollector;
+pub(crate) use collector::SignalCollector;
 use evidence::{Evidence, Subject};
 use exposition::{Exposition, Format};
 use server::{Routes, ServerMetrics, Sources};

@@ -170,6 +170,9 @@ pub struct AdapterArgs {
     /// The adapter's Service, which the APIService points at (headroom-adapter).
     #[arg(long)]
     pub service_name: Option<String>,
+    /// Time to go on serving after it was told to end, until all who send requests know (5s).
+    #[arg(long, value_name = "DURATION")]
+    pub shutdown_delay_duration: Option<String>,
     /// This replica's name in the Lease.
     #[arg(long, env = "POD_NAME")]
     pub identity: Option<String>,
@@ -191,6 +194,7 @@ impl AdapterArgs {
             ("adapter.metricsBindAddress", &self.metrics_bind_address),
             ("adapter.namespace", &self.namespace),
             ("adapter.serviceName", &self.service_name),
+            ("adapter.shutdownDelay", &self.shutdown_delay_duration),
         ];
         given.into_iter().filter_map(|(key, text)| Some((key, text.clone()?))).collect()
     }

@@ -24,6 +24,7 @@ use crate::time::Clock;
 
 pub mod compile;
 pub mod crd;
+mod divergence;
 mod hpa;
 mod index;
 mod kinds;
@@ -36,10 +37,13 @@ mod watches;
 mod writer;
 mod writes;
 
+#[cfg(test)]
+pub(crate) use divergence::families_of_a_follower;
 pub use hpa::{MANAGED_BY, MANAGER};
 pub use index::reason;
 pub use status::READY;
 
+use divergence::Divergence;
 use hpa::SeenHpa;
 use index::{Change, Index, Ruling, SeenPolicy, WantedTargets};
 use kinds::{Kinds, RESOLVE_AGAIN, WantedKinds};
@@ -114,6 +118,7 @@ impl Controller {
             roster: self.roster,
             beat: self.progress.add_loop("controller", MAX_SILENCE),
             listed: self.progress.add_condition("policies"),
+            published: false,
         };
         let targets = Targets {
             client: self.client.clone(),
@@ -135,6 +140,7 @@ impl Controller {
             rulings: ruled,
             autoscalers,
             metrics: write_metrics,
+            divergence: Divergence::register(&self.registry)?,
             memory: Memory::default(),
         };
         let autoscalers = watch_autoscalers(self.client.clone(), metrics.clone(), seen_autoscalers);
@@ -218,6 +224,8 @@ struct IndexLoop {
     roster: watch::Sender<Arc<Vec<Assignment>>>,
     beat: Beat,
     listed: Condition,
+    /// A roster was sent.
+    published: bool,
 }
 
 impl IndexLoop {
@@ -246,15 +254,25 @@ impl IndexLoop {
         }
     }
 
-    fn publish(&self, index: &mut Index) {
+    fn publish(&mut self, index: &mut Index) {
         send_changed(&self.wanted, index.want());
         send_changed(&self.wanted_kinds, index.want_kinds());
         if !index.listed() {
             return;
         }
-        if let Some(rulings) = index.settle() {
+        let settled = index.settle();
+        let settled = settled.or_else(|| (!self.published).then(Vec::new));
+        if let Some(rulings) = settled {
             let roster: Vec<_> = rulings.iter().map(|ruling| ruling.assignment.clone()).collect();
-            send_changed(&self.roster, roster);
+            // The first is sent even if it is empty: that there is no policy must be known, too.
+            let first = !std::mem::replace(&mut self.published, true);
+            self.roster.send_if_modified(|current| {
+                let changed = first || **current != roster;
+                if changed {
+                    *current = Arc::new(roster);
+                }
+                changed
+            });
             self.rulings.send_replace(Arc::new(rulings));
         }
         self.listed.ready();

@@ -27,7 +27,7 @@ use prometheus::Registry;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{debug_span, error, info};
 
 use crate::policy::{Assignment, Board, EntryState, PolicyId, Unserved};
 use crate::probes::{Beat, Progress};
@@ -37,10 +37,15 @@ use crate::store::{self, Store};
 use crate::time::Clock;
 
 mod metrics;
+mod policy_metrics;
 mod seat;
+mod trace;
+mod warm_up;
 
 use metrics::PipelineMetrics;
+use policy_metrics::{Known, PolicyMetrics};
 use seat::{Seat, Seats};
+use warm_up::WarmUp;
 
 /// How long after its first batch a decision waits for others; pods of one workload often answer together.
 const COALESCE: Duration = Duration::from_millis(20);
@@ -54,7 +59,7 @@ const MAX_SILENCE: Duration = Duration::from_secs(10);
 /// What a pipeline is made from.
 #[derive(Debug)]
 pub struct PipelineSetup<'a, S> {
-    /// All assignments; each change replaces the whole.
+    /// All assignments; each change replaces the whole. Empty and never sent to: they are not known yet.
     pub roster: watch::Receiver<Arc<Vec<Assignment>>>,
     /// Is told whom to ask.
     pub source: S,
@@ -64,7 +69,7 @@ pub struct PipelineSetup<'a, S> {
     pub board: Arc<Board>,
     /// The clock of the decisions, and of the batches.
     pub clock: Clock,
-    /// Is told that the loop comes round.
+    /// Is told that the loop comes round, and gets the condition `decisions`: what is served is served truthfully.
     pub progress: &'a Progress,
     /// Where the pipeline's own metrics are registered.
     pub registry: &'a Registry,
@@ -80,6 +85,8 @@ pub struct Pipeline<S> {
     clock: Clock,
     beat: Beat,
     metrics: PipelineMetrics,
+    policy_metrics: PolicyMetrics,
+    warm_up: WarmUp,
     store: Store,
     seats: Seats,
     dirty: BTreeSet<PolicyId>,
@@ -100,6 +107,8 @@ impl<S: Source> Pipeline<S> {
             clock: setup.clock,
             beat: setup.progress.add_loop("pipeline", MAX_SILENCE),
             metrics: PipelineMetrics::register(setup.registry)?,
+            policy_metrics: PolicyMetrics::register(setup.registry, setup.clock)?,
+            warm_up: WarmUp::new(setup.progress.add_condition("decisions")),
             store: Store::new(store::Limits::default()),
             seats: Seats::default(),
             dirty: BTreeSet::new(),
@@ -113,7 +122,9 @@ impl<S: Source> Pipeline<S> {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut stats = tokio::time::interval(STATS_EVERY);
         stats.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        self.take_roster();
+        if !self.roster.borrow().is_empty() {
+            self.take_roster();
+        }
         loop {
             self.beat.beat();
             let decide_at = self.decide_at;
@@ -125,7 +136,7 @@ impl<S: Source> Pipeline<S> {
                 () = sleep_until(decide_at.unwrap_or_else(Instant::now)), if decide_at.is_some() => {
                     self.decide_dirty().await;
                 }
-                _ = tick.tick() => self.mark_overdue(),
+                _ = tick.tick() => self.look_around(),
                 _ = stats.tick() => self.metrics.observe_store(&self.store.stats()),
             }
         }
@@ -161,22 +172,27 @@ impl<S: Source> Pipeline<S> {
                     if let Some(decider) = self.seats.rested(id) {
                         seats.rest(id.clone(), decider);
                     }
-                    self.metrics.forget(id);
                     let unserved = Unserved { reason, message: message.clone() };
                     undecided.push((id.clone(), EntryState::Unserved(unserved)));
                 }
             }
         }
+        for (id, state) in &undecided {
+            if let EntryState::Unserved(why) = state {
+                self.policy_metrics.know(id, Known::Unserved(why.reason));
+            }
+        }
         self.board.publish_all(undecided);
         self.board.retain(|id| known.contains(id));
-        // Those who were not taken over have left.
-        self.seats.ids().for_each(|id| self.metrics.forget(id));
+        self.policy_metrics.retain(|id| known.contains(id));
         self.seats = seats;
         self.dirty.retain(|id| self.seats.contains(id));
         self.store.retain(|endpoint| self.seats.knows(endpoint));
         self.store.set_history(self.seats.history());
         self.source.set_targets(self.seats.targets());
         self.metrics.count_policies(self.seats.len(), known.len() - self.seats.len());
+        self.warm_up.listed(now.monotonic);
+        self.warm_up.look(&self.board, now.monotonic);
     }
 
     /// Store: what a pod said, or that it said nothing; its policies are decided soon.
@@ -192,8 +208,9 @@ impl<S: Source> Pipeline<S> {
         }
     }
 
-    fn mark_overdue(&mut self) {
+    fn look_around(&mut self) {
         let now = self.clock.now().monotonic;
+        self.warm_up.look(&self.board, now);
         let overdue: Vec<_> = self.seats.overdue(now).cloned().collect();
         overdue.iter().for_each(|id| self.mark(id));
     }
@@ -207,23 +224,35 @@ impl<S: Source> Pipeline<S> {
     async fn decide_dirty(&mut self) {
         self.decide_at = None;
         for id in std::mem::take(&mut self.dirty) {
-            let Some(seat) = self.seats.get_mut(&id) else { continue };
-            let timer = self.metrics.decide_duration.start_timer();
-            let outcome = seat.decide(&self.store, self.clock.now());
-            timer.observe_duration();
-            self.metrics.observe(&id, &outcome);
-            let state = match outcome {
-                Ok(decision) => {
-                    EntryState::Decided { policy: seat.policy(), decision: Arc::new(decision) }
-                }
-                Err(panic) => {
-                    error!(namespace = %id.namespace, name = %id.name, error = panic.0, "decision panicked");
-                    EntryState::Unserved(panic.unserved())
-                }
-            };
-            self.board.publish(&id, state);
+            self.decide(&id);
             tokio::task::yield_now().await;
         }
+    }
+
+    /// Decides about one policy and publishes it.
+    fn decide(&mut self, id: &PolicyId) {
+        let Some(seat) = self.seats.get_mut(id) else { return };
+        let _span = debug_span!("decide", namespace = %id.namespace, name = %id.name).entered();
+        let timer = self.metrics.decide_duration.start_timer();
+        let outcome = seat.decide(&self.store, self.clock.now());
+        timer.observe_duration();
+        self.metrics.observe(&outcome);
+        let (known, state) = match outcome {
+            Ok(decision) => {
+                trace::decided(&decision);
+                let (policy, decision) = (seat.policy(), Arc::new(decision));
+                let state =
+                    EntryState::Decided { policy: policy.clone(), decision: decision.clone() };
+                (Known::Decided { policy, workload: seat.workload(), decision }, state)
+            }
+            Err(panic) => {
+                error!(namespace = %id.namespace, name = %id.name, error = panic.0, "decision panicked");
+                let unserved = panic.unserved();
+                (Known::Unserved(unserved.reason), EntryState::Unserved(unserved))
+            }
+        };
+        self.policy_metrics.know(id, known);
+        self.board.publish(id, state);
     }
 }
 

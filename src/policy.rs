@@ -21,6 +21,7 @@ mod memory;
 mod model;
 mod observe;
 mod readings;
+pub mod reason;
 mod refusal;
 mod settle;
 mod signal_cpu;

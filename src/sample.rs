@@ -188,6 +188,15 @@ pub enum DropReason {
 }
 
 impl DropReason {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::NotFinite,
+        Self::Negative,
+        Self::Duplicate,
+        Self::TooManySeries,
+        Self::LabelsTooLarge,
+    ];
+
     /// The label value.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -43,6 +43,8 @@ mod layers;
 mod profiles;
 #[path = "it/reading.rs"]
 mod reading;
+#[path = "it/replicas.rs"]
+mod replicas;
 #[path = "it/sandbox.rs"]
 mod sandbox;
 #[path = "it/scaling.rs"]

@@ -144,6 +144,7 @@ fn assignment(clock: Clock, index: usize) -> Result<Assignment> {
         min_replicas: Some(1),
         learned: Learned::default(),
         wants_usage: false,
+        max_replicas: None,
     };
     let replicas = u32::try_from(PODS_PER_POLICY)?;
     let workload = Workload {

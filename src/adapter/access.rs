@@ -90,7 +90,7 @@ impl Gate {
     /// A place among the requests at once, and leave to go on.
     async fn admit(&self, identity: &Identity, info: &RequestInfo) -> Result<Share, ApiStatus> {
         let Some(share) = self.shares.take(&identity.user) else {
-            self.metrics.refused_as_too_many("requests of a user");
+            self.metrics.refused_as_too_many("user_requests");
             return Err(ApiStatus::unavailable("too many requests of this user are under way"));
         };
         match self.authorization.authorize(identity, info).await {

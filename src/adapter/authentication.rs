@@ -82,6 +82,10 @@ pub enum Means {
 }
 
 impl Means {
+    /// All of them.
+    pub const ALL: [Self; 4] =
+        [Self::RequestHeader, Self::ClientCertificate, Self::Token, Self::StaticToken];
+
     /// The label value.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -16,6 +16,7 @@ use super::answers::{
 use super::own_metrics::OwnMetrics;
 use super::request_info::RequestInfo;
 use super::status::{ApiStatus, Details};
+use super::trace;
 use super::wire::{self, CustomVersion, Encoding, LabelSelector};
 use crate::policy::{
     Board, DEMAND_METRIC, Decision, DescribedObject, Entry, Namespace, PodReading, Policy,
@@ -145,6 +146,7 @@ impl CustomMetrics {
         }
         let failed = |why| Failure { policy: name.clone(), why };
         let standing = entry.load();
+        trace::read(&entry.id, standing.state());
         let (policy, decision) = match decided(&standing) {
             Ok(decided) => decided,
             Err(why) => return picked.undecided.push(failed(why.clone())),

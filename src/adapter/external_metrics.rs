@@ -13,6 +13,7 @@ use super::answers::{
 };
 use super::own_metrics::OwnMetrics;
 use super::status::{ApiStatus, Details};
+use super::trace;
 use super::wire::{self, Encoding, ExternalItem};
 use crate::policy::{
     Board, DEMAND_METRIC, Decision, Entry, POLICY_LABEL, Policy, SignalKind, TotalKind, Unserved,
@@ -131,6 +132,7 @@ impl ExternalMetrics {
     /// The items of one policy that the selector picks, or why one of them cannot be said.
     fn pick(&self, asked: &Asked, entry: &Entry, picked: &mut Picked) {
         let (standing, name) = (entry.load(), &entry.id.name);
+        trace::read(&entry.id, standing.state());
         let failed = |why| Failure { policy: name.clone(), why };
         let (policy, decision) = match decided(&standing) {
             Ok(decided) => decided,

@@ -12,10 +12,11 @@ use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
-use tracing::{debug, error};
+use tracing::{Instrument, debug, error};
 
 use super::own_metrics::OwnMetrics;
 use super::status::ApiStatus;
+use super::trace;
 
 /// Longest path and query. A selector of 50 requirements has about 4 KiB.
 const MAX_URI_BYTES: usize = 8 * 1024;
@@ -45,10 +46,11 @@ pub(super) async fn limited(
 ) -> Response {
     let started = Instant::now();
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let span = trace::request_span(&request);
     let answer = match refusal(&request) {
         Some(refusal) => refusal.into_response(),
         None => match limits.permits.try_acquire() {
-            Ok(_permit) => caught(next.run(request)).await,
+            Ok(_permit) => caught(next.run(request)).instrument(span.clone()).await,
             Err(_) => {
                 limits.metrics.refused_as_too_many("requests");
                 ApiStatus::unavailable("too many requests are under way").into_response()
@@ -57,7 +59,9 @@ pub(super) async fn limited(
     };
     let took = started.elapsed();
     limits.metrics.answered(&path, answer.status(), took);
+    trace::answered(&span, answer.status());
     let code = answer.status().as_u16();
+    let _entered = span.enter();
     debug!(%method, path, code, elapsed_seconds = took.as_secs_f64(), "answered a request");
     answer
 }

@@ -15,6 +15,7 @@ use prometheus::{
     Registry, TextEncoder,
 };
 
+use super::authentication::Means;
 use crate::probes::Progress;
 
 /// Answers come from memory: the interesting latencies are those of a review by the API server, up to the deadline.
@@ -37,6 +38,9 @@ pub struct OwnMetrics {
     audit_lines_dropped: IntCounter,
 }
 
+/// What can be refused as too many.
+const TOO_MANY: [&str; 3] = ["connections", "requests", "user_requests"];
+
 impl OwnMetrics {
     /// Adds the metrics to `registry`.
     ///
@@ -45,7 +49,7 @@ impl OwnMetrics {
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let durations = HistogramOpts::new(
             "headroom_adapter_request_duration_seconds",
-            "Time from a request's head to its answer's.",
+            "Time from a request's head to its answer's, by API group and HTTP status.",
         )
         .buckets(DURATION_BUCKETS.to_vec());
         let ages = HistogramOpts::new(
@@ -61,7 +65,7 @@ impl OwnMetrics {
                 ),
                 &["group", "code"],
             )?,
-            durations: HistogramVec::new(durations, &["group"])?,
+            durations: HistogramVec::new(durations, &["group", "code"])?,
             authentications: IntCounterVec::new(
                 Opts::new(
                     "headroom_adapter_authentication_total",
@@ -103,13 +107,20 @@ impl OwnMetrics {
         registry.register(Box::new(own.authentications.clone()))?;
         registry.register(Box::new(own.served_ages.clone()))?;
         registry.register(Box::new(own.client_cas_refused.clone()))?;
+        for what in TOO_MANY {
+            own.too_many.with_label_values(&[what]);
+        }
+        for outcome in Means::ALL.map(Means::as_str).into_iter().chain(["nobody", "error"]) {
+            own.authentications.with_label_values(&[outcome]);
+        }
         Ok(own)
     }
 
     pub(super) fn answered(&self, path: &str, code: StatusCode, took: Duration) {
         let group = group_of(path);
-        self.requests.with_label_values(&[group, code.as_str()]).inc();
-        self.durations.with_label_values(&[group]).observe(took.as_secs_f64());
+        let labels = [group, code.as_str()];
+        self.requests.with_label_values(&labels).inc();
+        self.durations.with_label_values(&labels).observe(took.as_secs_f64());
     }
 
     pub(super) fn authenticated(&self, outcome: &'static str) {
@@ -149,7 +160,7 @@ fn counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounter, pr
 }
 
 /// The `group` label of a path: a closed set, whatever the path.
-fn group_of(path: &str) -> &'static str {
+pub(super) fn group_of(path: &str) -> &'static str {
     let mut parts = path.trim_matches('/').split('/');
     match (parts.next(), parts.next(), parts.next(), parts.next()) {
         (Some("apis"), Some("external.metrics.k8s.io"), Some(_), Some(_)) => {
@@ -160,6 +171,7 @@ fn group_of(path: &str) -> &'static str {
         (Some("apis"), _, _, None) => "discovery",
         (Some("openapi"), ..) => "openapi",
         (Some("healthz" | "livez" | "readyz"), None, ..) => "probe",
+        (Some("debug"), Some("pprof"), ..) => "profile",
         _ => "other",
     }
 }
@@ -169,18 +181,21 @@ pub fn metrics_routes(registry: Registry, progress: &Progress) -> Router {
     Router::new().route("/metrics", get(exposition)).with_state(registry).merge(progress.routes())
 }
 
+/// Gathering walks all policies and reads files of the kernel: not on a worker that answers requests.
 async fn exposition(State(registry): State<Registry>) -> Response {
     let encoder = TextEncoder::new();
-    let mut body = Vec::new();
-    match encoder.encode(&registry.gather(), &mut body) {
-        Ok(()) => {
-            ([(header::CONTENT_TYPE, encoder.format_type().to_owned())], body).into_response()
-        }
-        Err(error) => {
-            tracing::error!(error = %error, "cannot encode own metrics");
-            StatusCode::INTERNAL_SERVER_ERROR.into_response()
-        }
-    }
+    let content_type = encoder.format_type().to_owned();
+    let encoded = tokio::task::spawn_blocking(move || {
+        let mut body = Vec::new();
+        encoder.encode(&registry.gather(), &mut body).map(|()| body)
+    });
+    let error = match encoded.await {
+        Ok(Ok(body)) => return ([(header::CONTENT_TYPE, content_type)], body).into_response(),
+        Ok(Err(error)) => error.to_string(),
+        Err(panic) => panic.to_string(),
+    };
+    tracing::error!(error, "cannot encode own metrics");
+    StatusCode::INTERNAL_SERVER_ERROR.into_response()
 }
 
 #[cfg(test)]
@@ -197,6 +212,8 @@ mod tests {
             ("/openapi/v3/apis/a/b", "openapi"),
             ("/readyz", "probe"),
             ("/readyz/x", "other"),
+            ("/debug/pprof/heap", "profile"),
+            ("/debug/vars", "other"),
             ("/", "other"),
         ] {
             assert_eq!(group_of(path), group, "{path}");

@@ -408,6 +408,7 @@ fn policy(id: PolicyId) -> Policy {
         signals: Vec::new(),
         min_replicas: None,
         wants_usage: false,
+        max_replicas: None,
         learned: Learned::default(),
     }
 }

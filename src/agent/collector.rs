@@ -20,7 +20,7 @@ use crate::time::{Clock, Timestamp};
 
 /// Reads all sources at every gather.
 #[derive(Debug)]
-pub(super) struct SignalCollector {
+pub(crate) struct SignalCollector {
     service: String,
     clock: Clock,
     collectors: Arc<Mutex<Collectors>>,
@@ -35,7 +35,8 @@ fn is_registered_apart(family: &Family) -> bool {
 }
 
 impl SignalCollector {
-    pub(super) fn new(
+    /// All families of the catalogue that no other part registers.
+    pub(crate) fn new(
         service: &str,
         clock: Clock,
         collectors: Arc<Mutex<Collectors>>,

@@ -4,9 +4,8 @@
 //! restarts a whole adapter and never runs half of one.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -33,10 +32,15 @@ use crate::sources::{Limits, ScrapeSetup, Scraper};
 use crate::telemetry::Telemetry;
 use crate::time::Clock;
 
+mod ending;
+pub(in crate::command) mod itself;
+#[cfg(test)]
+mod tests;
+
+use ending::Ending;
+
 /// Batches that wait for the pipeline; a full queue holds the scrapers back.
 const QUEUED_BATCHES: usize = 1024;
-/// How long requests under way may take when the program ends.
-const DRAIN: Duration = Duration::from_secs(10);
 
 /// Runs until SIGINT or SIGTERM.
 pub(super) fn run(args: AdapterArgs) -> anyhow::Result<()> {
@@ -46,7 +50,7 @@ pub(super) fn run(args: AdapterArgs) -> anyhow::Result<()> {
         .build()
         .context("cannot start tokio")?;
     runtime.block_on(async {
-        let shutdown = shutdown::on_signal().context("cannot handle signals")?;
+        let told = shutdown::on_signal().context("cannot handle signals")?;
         let registry = prometheus::Registry::new();
         let inputs = Inputs::from_process(args.flags(), args.config.clone());
         let live = configured::start::<AdapterConfig>(inputs, &registry)?;
@@ -62,9 +66,9 @@ pub(super) fn run(args: AdapterArgs) -> anyhow::Result<()> {
         })?;
         let parts = Parts::new(args, live, registry, client);
         info!(secure_port = port, "adapter starts");
-        let lease = CancellationToken::new();
-        let tasks = parts.start(listener, plain, &shutdown, &lease)?;
-        supervise(tasks, shutdown, lease).await
+        let ending = Ending::new(told, parts.live.clone(), &parts.progress);
+        let tasks = parts.start(listener, plain, &ending.shutdown, &ending.lease)?;
+        ending.supervise(tasks).await
     })
 }
 
@@ -132,6 +136,7 @@ impl Parts {
         let leading = self.elect(&mut tasks, lease)?;
         let roster = self.control(&mut tasks, leading.clone(), shutdown);
         self.decide(&mut tasks, roster, shutdown)?;
+        self.observe(&mut tasks, shutdown)?;
         let certificate = Arc::new(ServingCertificate::new(self.progress.add_condition("TLS")));
         self.certify(&mut tasks, certificate.clone(), leading, shutdown)?;
         let metrics = OwnMetrics::register(&self.registry)?;
@@ -156,6 +161,16 @@ impl Parts {
     /// What is registered and served.
     fn groups(&self) -> Groups {
         Groups { resource_metrics: self.config.resource_metrics, ..Groups::default() }
+    }
+
+    /// The adapter is a process like those that it scales.
+    fn observe(&self, tasks: &mut Tasks, shutdown: &CancellationToken) -> anyhow::Result<()> {
+        let observer = itself::observe(&self.registry, self.clock, shutdown.clone())?;
+        tasks.spawn(async move {
+            observer.await?;
+            Ok("observer")
+        });
+        Ok(())
     }
 
     fn elect(
@@ -305,7 +320,7 @@ impl Parts {
             progress: self.progress.clone(),
             metrics,
             audit: self.config.audit,
-            extra: axum::Router::new(),
+            extra: itself::profiles(),
         };
         let (client, ended) = (self.client.clone(), shutdown.clone());
         tasks.spawn(async move {
@@ -318,32 +333,4 @@ impl Parts {
             Ok("API server")
         });
     }
-}
-
-/// Waits for the end: told to, or because a task ended on its own.
-async fn supervise(
-    mut tasks: Tasks,
-    shutdown: CancellationToken,
-    lease: CancellationToken,
-) -> anyhow::Result<()> {
-    let fault = tokio::select! {
-        () = shutdown.cancelled() => None,
-        Some(ended) = tasks.join_next() => match ended {
-            // A signal wakes all at once; a task may end before this one hears of it.
-            Ok(Ok(_)) if shutdown.is_cancelled() => None,
-            Ok(Ok(name)) => Some(anyhow!("{name} ended")),
-            Ok(Err(error)) => Some(error),
-            Err(error) => Some(anyhow!(error).context("a task panicked")),
-        },
-    };
-    shutdown.cancel();
-    let drained = tokio::time::timeout(DRAIN, async {
-        // The Lease goes last: while it is held, no other replica writes beside a write under way.
-        while tasks.len() > 1 && tasks.join_next().await.is_some() {}
-        lease.cancel();
-        tasks.join_next().await;
-    })
-    .await;
-    info!(drained = drained.is_ok(), "adapter ends");
-    fault.map_or(Ok(()), Err)
 }

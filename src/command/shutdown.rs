@@ -1,6 +1,6 @@
 //! SIGINT and SIGTERM become one cancellation.
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// A token that is cancelled at the first SIGINT or SIGTERM.
@@ -9,17 +9,46 @@ use tokio_util::sync::CancellationToken;
 /// If the process may not handle signals.
 pub(super) fn on_signal() -> std::io::Result<CancellationToken> {
     let token = CancellationToken::new();
-    let (mut interrupt, mut terminate) =
-        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let signals = Signals::new()?;
     let cancel = token.clone();
     tokio::spawn(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
+        signals.next().await;
         cancel.cancel();
     });
     Ok(token)
+}
+
+/// The next SIGINT or SIGTERM after this call.
+pub(super) async fn next_signal() {
+    match Signals::new() {
+        Ok(signals) => signals.next().await,
+        // They could be handled before.
+        Err(error) => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "cannot handle signals");
+            std::future::pending().await
+        }
+    }
+}
+
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    async fn next(mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
 }
 
 /// Cancels the token when standard input closes: the parent that held its other end is gone.

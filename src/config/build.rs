@@ -168,6 +168,7 @@ impl Section for AdapterConfig {
             metrics_bind_address: values.address("adapter.metricsBindAddress").expect(TYPED),
             namespace: values.text("adapter.namespace").expect(TYPED),
             service_name: values.text("adapter.serviceName").expect(TYPED),
+            shutdown_delay: values.duration("adapter.shutdownDelay").expect(TYPED),
             log_level: values.text("adapter.logLevel").expect(TYPED),
             audit: values
                 .text("adapter.audit")

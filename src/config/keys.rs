@@ -354,6 +354,14 @@ pub const KEYS: &[Key] = &[
         meaning: "the adapter's Service, which the APIService points at",
     },
     Key {
+        path: "adapter.shutdownDelay",
+        env: &["HEADROOM_ADAPTER_SHUTDOWN_DELAY"],
+        kind: Kind::Duration { min: Duration::ZERO, max: Duration::from_secs(300) },
+        default: Some("5s"),
+        change: Change::Hot,
+        meaning: "for how long the adapter goes on serving after it was told to end, not ready, until all who send it requests know; with it and 10 s for requests under way `terminationGracePeriodSeconds` must not be over",
+    },
+    Key {
         path: "adapter.logLevel",
         env: &["HEADROOM_LOG"],
         kind: Kind::LogFilter,

@@ -124,6 +124,8 @@ pub struct AdapterConfig {
     pub namespace: String,
     /// The adapter's Service, which the APIService points at.
     pub service_name: String,
+    /// How long it serves on after it was told to end.
+    pub shutdown_delay: Duration,
     /// What is logged, in the syntax of `HEADROOM_LOG`.
     pub log_level: String,
     /// Which requests have a line in the log of who asked for what.

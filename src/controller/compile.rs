@@ -107,6 +107,10 @@ pub fn compile(object: &ScalingPolicy) -> Result<Policy, Vec<SpecProblem>> {
         signals,
         min_replicas,
         wants_usage: false,
+        max_replicas: spec
+            .autoscaler
+            .as_ref()
+            .and_then(|block| u32::try_from(block.max_replicas).ok()),
     })
 }
 

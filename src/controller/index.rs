@@ -30,7 +30,7 @@ pub mod reason {
     /// The target's scale cannot be read, or names no pods.
     pub const TARGET_UNREADABLE: &str = "TargetUnreadable";
     /// The target's scale has not been read yet.
-    pub const TARGET_PENDING: &str = "TargetPending";
+    pub const TARGET_PENDING: &str = crate::policy::reason::TARGET_PENDING;
     /// A metric describes an object of a kind that the API server does not have; the rest of the policy goes on.
     pub const DESCRIBED_KIND_NOT_SERVED: &str = "DescribedKindNotServed";
     /// The API server does not say whether it has the kind of a described object.

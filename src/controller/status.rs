@@ -268,7 +268,7 @@ fn cut(message: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Arc;
 
     use super::*;
@@ -280,11 +280,11 @@ mod tests {
     use crate::time::Moment;
     use crate::units::{Ratio, TaskCount};
 
-    fn id() -> PolicyId {
+    pub(in crate::controller) fn id() -> PolicyId {
         PolicyId { namespace: "shop".into(), name: "checkout".into() }
     }
 
-    fn policy() -> Arc<Policy> {
+    pub(in crate::controller) fn policy() -> Arc<Policy> {
         let threshold = Threshold::<TaskCount>::new(100.0).expect("positive");
         Arc::new(Policy {
             id: id(),
@@ -311,6 +311,7 @@ mod tests {
             }],
             min_replicas: None,
             wants_usage: false,
+            max_replicas: None,
             learned: Learned::default(),
         })
     }
@@ -331,7 +332,7 @@ mod tests {
         ruling(Assignment::Active { policy: policy(), workload: Arc::new(workload) })
     }
 
-    fn decision(change: impl FnOnce(&mut Decision)) -> EntryState {
+    pub(in crate::controller) fn decision(change: impl FnOnce(&mut Decision)) -> EntryState {
         let mut decision = Decision {
             policy: id(),
             target: DescribedObject {

@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use tracing::{debug, info, warn};
 
+use super::divergence::Divergence;
 use super::hpa::{Applied, Known, SeenHpa, Step, step};
 use super::index::Ruling;
 use super::scaling_policy::ScalingPolicyStatus;
@@ -69,6 +70,7 @@ pub(super) struct Writer {
     pub(super) rulings: watch::Receiver<Arc<Vec<Ruling>>>,
     pub(super) autoscalers: mpsc::Receiver<Event<SeenHpa>>,
     pub(super) metrics: WriteMetrics,
+    pub(super) divergence: Divergence,
     pub(super) memory: Memory,
 }
 
@@ -136,10 +138,13 @@ impl Writer {
                 self.memory.apply_hpa(event);
             }
             if *self.leader.borrow_and_update() {
+                self.divergence.lead();
                 self.write().await;
             } else {
                 // Another replica writes: what was written here last says nothing any more.
                 self.memory.policies.clear();
+                let rulings = self.rulings.borrow_and_update().clone();
+                self.divergence.follow(&rulings, &self.board, self.clock.now());
             }
         }
     }

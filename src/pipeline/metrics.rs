@@ -1,20 +1,15 @@
-//! The pipeline's own metrics. Series per policy go when the policy goes; a demand that is not served has no series, never 0.
+//! The pipeline's own metrics. Those of each policy are in [`super::policy_metrics`].
 
-use prometheus::{
-    GaugeVec, Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-};
+use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 use super::seat::Panicked;
-use crate::policy::{Decision, PolicyId};
+use crate::policy::Decision;
 use crate::store::Stats;
-use crate::units::Measure;
 
 #[derive(Debug)]
 pub(super) struct PipelineMetrics {
     decisions: IntCounterVec,
     policies: IntGaugeVec,
-    coverage: GaugeVec,
-    demand: GaugeVec,
     series: IntGauge,
     store_dropped: IntCounterVec,
     pub(super) decide_duration: Histogram,
@@ -22,7 +17,6 @@ pub(super) struct PipelineMetrics {
 
 impl PipelineMetrics {
     pub(super) fn register(registry: &Registry) -> prometheus::Result<Self> {
-        let policy = &["namespace", "policy"];
         let metrics = Self {
             decisions: IntCounterVec::new(
                 Opts::new("headroom_adapter_decisions_total", "Decisions, by outcome."),
@@ -31,20 +25,6 @@ impl PipelineMetrics {
             policies: IntGaugeVec::new(
                 Opts::new("headroom_adapter_policies", "Policies known, by state."),
                 &["state"],
-            )?,
-            coverage: GaugeVec::new(
-                Opts::new(
-                    "headroom_adapter_coverage_ratio",
-                    "Pods that report, of those that should.",
-                ),
-                policy,
-            )?,
-            demand: GaugeVec::new(
-                Opts::new(
-                    "headroom_adapter_demand",
-                    "Pods' worth of work demanded; absent while not served.",
-                ),
-                policy,
             )?,
             series: IntGauge::new("headroom_adapter_series", "Series kept, over all pods.")?,
             store_dropped: IntCounterVec::new(
@@ -64,11 +44,15 @@ impl PipelineMetrics {
         };
         registry.register(Box::new(metrics.decisions.clone()))?;
         registry.register(Box::new(metrics.policies.clone()))?;
-        registry.register(Box::new(metrics.coverage.clone()))?;
-        registry.register(Box::new(metrics.demand.clone()))?;
         registry.register(Box::new(metrics.series.clone()))?;
         registry.register(Box::new(metrics.store_dropped.clone()))?;
         registry.register(Box::new(metrics.decide_duration.clone()))?;
+        for reason in ["pod_limit", "series_limit", "out_of_order"] {
+            metrics.store_dropped.with_label_values(&[reason]);
+        }
+        for outcome in ["served", "unserved", "panicked"] {
+            metrics.decisions.with_label_values(&[outcome]);
+        }
         Ok(metrics)
     }
 
@@ -78,16 +62,11 @@ impl PipelineMetrics {
         }
     }
 
-    pub(super) fn observe(&self, id: &PolicyId, outcome: &Result<Decision, Panicked>) {
-        let decision = outcome.as_ref().ok();
-        let demand = decision.and_then(|decision| decision.demand.as_ref().ok().copied());
-        set_or_remove(&self.demand, id, demand);
-        let coverage = decision.and_then(|decision| decision.coverage.ratio()).map(Measure::get);
-        set_or_remove(&self.coverage, id, coverage);
-        let label = match (decision, demand) {
-            (None, _) => "panicked",
-            (Some(_), None) => "unserved",
-            (Some(_), Some(_)) => "served",
+    pub(super) fn observe(&self, outcome: &Result<Decision, Panicked>) {
+        let label = match outcome {
+            Err(_) => "panicked",
+            Ok(decision) if decision.demand.is_err() => "unserved",
+            Ok(_) => "served",
         };
         self.decisions.with_label_values(&[label]).inc();
     }
@@ -104,19 +83,5 @@ impl PipelineMetrics {
             let counter = self.store_dropped.with_label_values(&[reason]);
             counter.inc_by(total.saturating_sub(counter.get()));
         }
-    }
-
-    pub(super) fn forget(&self, id: &PolicyId) {
-        set_or_remove(&self.demand, id, None);
-        set_or_remove(&self.coverage, id, None);
-    }
-}
-
-fn set_or_remove(gauges: &GaugeVec, id: &PolicyId, value: Option<f64>) {
-    let labels = [&*id.namespace, &*id.name];
-    match value {
-        Some(value) => gauges.with_label_values(&labels).set(value),
-        // An error only says that there is no such series.
-        None => drop(gauges.remove_label_values(&labels)),
     }
 }

@@ -8,6 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::policy::reason::NO_SAMPLES_YET;
 use crate::policy::{Decider, Decision, Learned, Policy, PolicyId, Unserved, Workload};
 use crate::sample::EndpointKey;
 use crate::sources::{Target, Wanted};
@@ -108,6 +109,10 @@ impl Seat {
         self.policy.clone()
     }
 
+    pub(super) fn workload(&self) -> Arc<Workload> {
+        self.workload.clone()
+    }
+
     pub(super) fn live_pods(&self) -> usize {
         self.workload.pods.iter().filter(|pod| !pod.ended).count()
     }
@@ -124,7 +129,7 @@ impl Seat {
     pub(super) fn no_samples_yet(&self) -> Unserved {
         let target = &self.policy.target;
         Unserved {
-            reason: "NoSamplesYet",
+            reason: NO_SAMPLES_YET,
             message: format!(
                 "no sample of {} {} has arrived since the adapter took up this policy; it has {} pods",
                 target.kind,
@@ -199,10 +204,6 @@ impl Seats {
 
     pub(super) fn rest(&mut self, id: PolicyId, decider: Decider) {
         self.resting.insert(id, decider);
-    }
-
-    pub(super) fn ids(&self) -> impl Iterator<Item = &PolicyId> {
-        self.seats.keys()
     }
 
     pub(super) fn len(&self) -> usize {

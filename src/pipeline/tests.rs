@@ -225,6 +225,7 @@ fn policy(name: &str, stale_after: Duration) -> Arc<Policy> {
         signals: vec![Signal { name: "tasks".into(), kind, base: Some(0.0) }],
         min_replicas: Some(1),
         wants_usage: false,
+        max_replicas: Some(9),
         learned: Learned::default(),
     })
 }
@@ -269,8 +270,8 @@ async fn batches_become_a_demand_on_the_board() {
         Bench::start(vec![active("checkout", &["a", "b"])], &[("a", Ok(150.0)), ("b", Ok(250.0))]);
     let decision = bench.until_demand("checkout", 4.0).await;
     assert_eq!(decision.coverage.reporting, 2);
-    assert_eq!(bench.metric("headroom_adapter_demand", "checkout"), Some(4.0));
-    assert_eq!(bench.metric("headroom_adapter_coverage_ratio", "checkout"), Some(1.0));
+    assert_eq!(bench.metric("headroom_adapter_policy_demand", "checkout"), Some(4.0));
+    assert_eq!(bench.metric("headroom_adapter_policy_coverage_ratio", "checkout"), Some(1.0));
     bench.feed("b", Ok(50.0)).await;
     // The long window's mean holds the demand up, but the newest total is 200.
     bench
@@ -313,7 +314,11 @@ async fn a_policy_whose_pods_all_fail_is_decided_as_an_error() {
     let decision = bench.until("a decision", |bench| bench.decision("checkout")).await;
     assert!(decision.demand.is_err(), "{:?}", decision.demand);
     assert_eq!(decision.left_out.len(), 2);
-    assert_eq!(bench.metric("headroom_adapter_demand", "checkout"), None, "no demand is not zero");
+    assert_eq!(
+        bench.metric("headroom_adapter_policy_demand", "checkout"),
+        None,
+        "no demand is not zero"
+    );
 }
 
 #[tokio::test]
@@ -349,7 +354,7 @@ async fn a_policy_that_is_removed_leaves_the_board_the_targets_and_the_metrics()
         .until("checkout is gone", |bench| bench.board.get(&id("checkout")).is_none().then_some(()))
         .await;
     bench.until("its pod is not asked", |bench| (bench.asked() == ["b"]).then_some(())).await;
-    assert_eq!(bench.metric("headroom_adapter_demand", "checkout"), None);
+    assert_eq!(bench.metric("headroom_adapter_policy_demand", "checkout"), None);
     // An answer that was on its way changes nothing.
     bench.feed("a", Ok(900.0)).await;
     bench.feed("b", Ok(300.0)).await;

@@ -64,6 +64,13 @@ impl Decision {
         let coverage = measured.map_or(self.coverage, |known| known.coverage);
         refusal::whole(&self.left_out, signal, coverage)
     }
+
+    /// Names this decision among those of its policy, in logs: the microseconds from the adapter's start to it.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        let since_start = self.decided.since(Moment::default());
+        u64::try_from(since_start.as_micros()).unwrap_or(u64::MAX)
+    }
 }
 
 /// One signal's part in a decision.

@@ -47,6 +47,8 @@ pub struct Policy {
     pub min_replicas: Option<u32>,
     /// Each pod's CPU and memory in use are read, too, for `metrics.k8s.io`.
     pub wants_usage: bool,
+    /// `autoscaler.maxReplicas`, where the policy has an autoscaler.
+    pub max_replicas: Option<u32>,
     /// What an earlier run learned (`status.learned`); the start of this run's memory.
     pub learned: Learned,
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::coverage::Counts;
 use super::observe::View;
+use super::reason::AWAITING_SECOND_SAMPLE;
 use super::{Coverage, DEMAND_METRIC, Finding, LeftOut, LeftOutReason, Signal, Unserved};
 use crate::units::{Measure, Ratio};
 
@@ -81,7 +82,7 @@ pub(super) fn not_reported(
 /// After a restart.
 pub(super) fn second_sample(signal: &str) -> Unserved {
     let message = format!("signal {signal}: waiting for its second sample");
-    Unserved { reason: "AwaitingSecondSample", message }
+    Unserved { reason: AWAITING_SECOND_SAMPLE, message }
 }
 
 /// Too few pods report to infer the rest, and what they report alone would lower the replicas.

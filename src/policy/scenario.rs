@@ -75,6 +75,7 @@ pub(super) fn policy(signals: Vec<Signal>) -> Policy {
         signals,
         min_replicas: Some(1),
         wants_usage: false,
+        max_replicas: None,
         learned: Learned::default(),
     }
 }

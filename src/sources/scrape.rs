@@ -15,6 +15,7 @@ use reqwest::header::{ACCEPT, HeaderMap, HeaderValue};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument;
 
 use super::{Limits, Parsed, Source, Target, Wanted, parse};
 use crate::sample::{Batch, CollectFailure, EndpointKey};
@@ -175,7 +176,9 @@ impl Endpoint {
         let mut due = Instant::now();
         loop {
             let now_wanted = wanted.borrow_and_update().clone();
-            let batch = self.attempt(&now_wanted).await;
+            let pod = &*self.key.pod.0;
+            let span = tracing::debug_span!("scrape", scrape_target = self.url, pod);
+            let batch = self.attempt(&now_wanted).instrument(span).await;
             // Waits while the reader lags, so that there is never more than this one batch.
             if self.shared.batches.send(batch).await.is_err() {
                 return;
@@ -201,9 +204,13 @@ impl Endpoint {
         };
         self.shared.metrics.observe(&outcome, started.elapsed());
         let (outcome, dropped) = match outcome {
-            Ok(Parsed { samples, dropped }) => (Ok(samples), dropped),
+            Ok(Parsed { samples, dropped }) => {
+                let elapsed_seconds = started.elapsed().as_secs_f64();
+                tracing::debug!(samples = samples.len(), elapsed_seconds, "a pod was scraped");
+                (Ok(samples), dropped)
+            }
             Err(failure) => {
-                tracing::debug!(scrape_target = self.url, error = %failure, "scrape failed");
+                tracing::debug!(error = %failure, "scrape failed");
                 (Err(failure), Vec::new())
             }
         };

@@ -1,6 +1,7 @@
 //! Who may read what: the adapter against the real API server's certificates, tokens and RBAC.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -25,7 +26,7 @@ async fn check(
     let cluster = share().await?;
     let url = cluster.adapter().await?.url();
     let client = DirectClient::new(&cluster.plane, &url, identity)?;
-    let Answer { status, body } = client.get(PATH, headers).await?;
+    let Answer { status, body, .. } = client.get(PATH, headers).await?;
     ensure!(status == code, "{identity:?} {headers:?}: {status} {body}");
     ensure!(body["kind"] == "Status" && body["code"] == code, "not a Status: {body}");
     let message = body["message"].as_str().unwrap_or_default();
@@ -85,7 +86,7 @@ async fn both_ways(
     path: &str,
 ) -> Result<(u16, String)> {
     let client = DirectClient::new(plane, adapter, Identity::Token(token))?;
-    let Answer { status, body } = client.get(path, &[]).await?;
+    let Answer { status, body, .. } = client.get(path, &[]).await?;
     ensure!(body["kind"] == "Status" && body["code"] == status, "not a Status: {body}");
     let through = plane.kubectl(&["get", "--raw", path, "--as", user, "-v", "0"]);
     let through = through.map_or_else(|error| error.to_string(), |text| text);
@@ -226,6 +227,59 @@ fn the_profiles_of_an_agent_are_for_those_whom_the_cluster_lets_read_them() {
         let metrics = ask(get, "/metrics", "").await?;
         ensure!(metrics == 200, "metrics are not guarded: {metrics}");
         tokio::task::spawn_blocking(move || agent.shutdown()).await?;
+        Ok(())
+    });
+}
+
+/// What `go tool pprof` prints of a profile of the adapter. It cannot show a credential itself, since it fetches with a client
+/// of its own that ignores its `-tls_*` flags (Go 1.26, `cmd/pprof/pprof.go`), so it opens a file.
+async fn top(client: &DirectClient, profile: &str) -> Result<String> {
+    let bytes = client.download(&format!("/debug/pprof/{profile}")).await?;
+    let home = tempfile::tempdir()?;
+    let file = home.path().join("profile.pb.gz");
+    std::fs::write(&file, bytes)?;
+    let mut command = Command::new("go");
+    command.args(["tool", "pprof", "-top"]).arg(file).env("PPROF_TMPDIR", home.path());
+    let output = tokio::task::spawn_blocking(move || command.output()).await??;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "go tool pprof: {said}");
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[test]
+fn the_profiles_of_the_adapter_are_for_those_whom_the_cluster_lets_read_them() {
+    run(async {
+        let cluster = share().await?;
+        let url = cluster.adapter().await?.url();
+        let path = "/debug/pprof/heap";
+        let ask = async |identity: Identity<'_>| {
+            let client = DirectClient::new(&cluster.plane, &url, identity)?;
+            anyhow::Ok(client.get(path, &[]).await?.status)
+        };
+        ensure!(ask(Identity::None).await? == 401, "without credentials");
+        cluster.plane.kubectl(&["create", "serviceaccount", "profiler"])?;
+        let token = cluster.plane.token("default", "profiler").await?;
+        ensure!(ask(Identity::Token(&token)).await? == 403, "without the role");
+        let binding = ["create", "clusterrolebinding", "profiler"];
+        let to = ["--clusterrole=headroom-profiles", "--serviceaccount=default:profiler"];
+        cluster.plane.kubectl(&[&binding[..], &to].concat())?;
+        eventually(Duration::from_secs(20), "the right to read", async || {
+            Ok(Some(ask(Identity::Token(&token)).await?).filter(|status| *status == 200))
+        })
+        .await?;
+
+        let holder = DirectClient::new(&cluster.plane, &url, Identity::Token(&token))?;
+        let admin = DirectClient::new(&cluster.plane, &url, Identity::Certificate("admin"))?;
+        for client in [&holder, &admin] {
+            for profile in ["heap", "profile?seconds=1", "tasks", "threadcreate", "block"] {
+                let top = top(client, profile).await?;
+                ensure!(top.contains("service: headroom-adapter"), "{profile}: {top}");
+            }
+        }
+        let refused = holder.post("/debug/pprof/heap/sampling").await?;
+        ensure!(refused == 403, "who may read may not change: {refused}");
+        let named = holder.post("/debug/pprof/symbol").await?;
+        ensure!(named == 200, "names are asked for by POST: {named}");
         Ok(())
     });
 }

@@ -55,7 +55,8 @@ impl Adapter {
             .kubeconfig_for_service_account(&installation.namespace, &installation.account)
             .await?;
         let log = plane.dir().join("logs/adapter.log");
-        let process = run(&installation, &kubeconfig, &log, port, metrics_port)?;
+        let ports = Ports { port, metrics_port };
+        let process = Process::spawn(command(&installation, &kubeconfig, ports), &log, Vec::new())?;
         let mut adapter = Self { process, installation, kubeconfig, log, port, metrics_port };
         adapter.wait_available(plane).await?;
         Ok(adapter)
@@ -71,9 +72,28 @@ impl Adapter {
     /// # Errors
     /// It cannot be started.
     pub(crate) fn start_again(&mut self) -> Result<()> {
-        self.process =
-            run(&self.installation, &self.kubeconfig, &self.log, self.port, self.metrics_port)?;
+        let ports = Ports { port: self.port, metrics_port: self.metrics_port };
+        let command = command(&self.installation, &self.kubeconfig, ports);
+        self.process = Process::spawn(command, &self.log, Vec::new())?;
         Ok(())
+    }
+
+    /// Another replica of the same installation, at addresses of its own, that logs what it does. It is
+    /// not waited for.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub(crate) fn beside(&self, name: &str, delay: Duration) -> Result<Replica> {
+        let [port, metrics_port] = free_ports()?;
+        let log = self.log.with_file_name(format!("{name}.log"));
+        let mut command =
+            command(&self.installation, &self.kubeconfig, Ports { port, metrics_port });
+        command
+            .args(["--shutdown-delay-duration", &format!("{}ms", delay.as_millis())])
+            .env("POD_NAME", name)
+            .env("HEADROOM_LOG", "headroom=debug,info");
+        let process = Process::spawn(command, &log, Vec::new())?;
+        Ok(Replica { process, port, metrics_port })
     }
 
     /// Its own address.
@@ -108,13 +128,31 @@ impl Adapter {
     }
 }
 
-fn run(
-    installation: &Installation,
-    kubeconfig: &PathBuf,
-    log: &Path,
+/// One more adapter process.
+#[derive(Debug)]
+pub(crate) struct Replica {
+    /// The process, with its log.
+    pub(crate) process: Process,
+    /// Of its HTTPS API, on loopback.
+    pub(crate) port: u16,
+    metrics_port: u16,
+}
+
+impl Replica {
+    /// The address of its own metrics and probes.
+    pub(crate) fn metrics_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.metrics_port)
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Ports {
     port: u16,
     metrics_port: u16,
-) -> Result<Process> {
+}
+
+fn command(installation: &Installation, kubeconfig: &Path, ports: Ports) -> Command {
+    let Ports { port, metrics_port } = ports;
     let mut command = Command::new(HEADROOM);
     command
         .args(["adapter", "--bind-address", "127.0.0.1", "--secure-port", &port.to_string()])
@@ -124,7 +162,7 @@ fn run(
         .arg(kubeconfig)
         .env("POD_NAMESPACE", &installation.namespace)
         .env("POD_NAME", "headroom-adapter-test");
-    Process::spawn(command, log, Vec::new())
+    command
 }
 
 impl Installation {

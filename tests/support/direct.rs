@@ -34,6 +34,8 @@ pub(crate) struct DirectClient {
 pub(crate) struct Answer {
     /// HTTP status.
     pub(crate) status: u16,
+    /// What was spoken.
+    pub(crate) version: http::Version,
     /// The body; null where it is not JSON.
     pub(crate) body: Value,
 }
@@ -64,17 +66,42 @@ impl DirectClient {
     /// # Errors
     /// No answer.
     pub(crate) async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Result<Answer> {
-        let mut request = self.http.get(format!("{}{path}", self.url));
-        if let Some(token) = &self.token {
-            request = request.bearer_auth(token);
-        }
+        let mut request = self.signed(self.http.get(format!("{}{path}", self.url)));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let answer = request.send().await?;
-        let status = answer.status().as_u16();
+        let (status, version) = (answer.status().as_u16(), answer.version());
         let body = serde_json::from_slice(&answer.bytes().await?).unwrap_or(Value::Null);
-        Ok(Answer { status, body })
+        Ok(Answer { status, version, body })
+    }
+
+    /// What a path answers with.
+    ///
+    /// # Errors
+    /// Anything but 200.
+    pub(crate) async fn download(&self, path: &str) -> Result<Vec<u8>> {
+        let request = self.http.get(format!("{}{path}", self.url));
+        let answer = self.signed(request).send().await?;
+        let (status, body) = (answer.status().as_u16(), answer.bytes().await?);
+        ensure!(status == 200, "{path}: {status} {}", String::from_utf8_lossy(&body));
+        Ok(body.into())
+    }
+
+    /// The status of an empty POST.
+    ///
+    /// # Errors
+    /// No answer.
+    pub(crate) async fn post(&self, path: &str) -> Result<u16> {
+        let request = self.http.post(format!("{}{path}", self.url));
+        Ok(self.signed(request).send().await?.status().as_u16())
+    }
+
+    fn signed(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
+        match &self.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        }
     }
 
     /// The demand of a policy.

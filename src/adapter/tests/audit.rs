@@ -51,6 +51,9 @@ impl Log {
             let took = line.remove("elapsed_seconds").expect("every request took some time");
             assert!(took.as_f64().is_some_and(|seconds| seconds >= 0.0), "{took}");
             line.remove("timestamp");
+            // The trace of the request, if it is on.
+            line.remove("span");
+            line.remove("spans");
         }
         lines
     }

@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::super::adapter::itself::profiles;
 use super::{credentials, scenario};
 use crate::adapter::{
     Authentication, Authorization, Groups, OwnMetrics, Server, ServingCertificate, StaticToken,
@@ -63,7 +64,7 @@ pub(super) async fn run(args: &DemoArgs, shutdown: CancellationToken) -> anyhow:
         progress: progress.clone(),
         metrics: OwnMetrics::register(&registry)?,
         audit: AuditLevel::Off,
-        extra: axum::Router::new(),
+        extra: profiles(),
     };
     let address = args.adapter_address();
     let listener =

@@ -101,6 +101,7 @@ pub(super) fn policy(agent_port: u16) -> Result<Policy, UnitError> {
         ],
         min_replicas: Some(MIN_REPLICAS),
         wants_usage: false,
+        max_replicas: Some(MAX_REPLICAS),
         learned: Learned::default(),
     })
 }

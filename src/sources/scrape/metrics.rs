@@ -4,8 +4,12 @@ use std::time::Duration;
 
 use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGauge, Opts, Registry};
 
-use crate::sample::CollectFailure;
+use crate::sample::{CollectFailure, DropReason};
 use crate::sources::Parsed;
+
+/// What becomes of a scrape.
+const OUTCOMES: [&str; 7] =
+    ["ok", "connect", "timeout", "status", "interrupted", "too_large", "malformed"];
 
 #[derive(Debug)]
 pub(super) struct ScrapeMetrics {
@@ -50,6 +54,12 @@ impl ScrapeMetrics {
         registry.register(Box::new(metrics.duration.clone()))?;
         registry.register(Box::new(metrics.dropped.clone()))?;
         registry.register(Box::new(metrics.targets.clone()))?;
+        for outcome in OUTCOMES {
+            metrics.scrapes.with_label_values(&[outcome]);
+        }
+        for reason in DropReason::ALL {
+            metrics.dropped.with_label_values(&[reason.as_str()]);
+        }
         Ok(metrics)
     }
 
