@@ -6,13 +6,19 @@
 //! (apiserver `pkg/server/config.go`, `DefaultBuildHandlerChain`).
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use pin_project_lite::pin_project;
 use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
@@ -20,7 +26,7 @@ use super::audit::{Audit, Outcome, Subject};
 use super::authentication::{Authentication, Identity, Means};
 use super::authorization::{Authorization, Verdict, forbidden_message};
 use super::client_cas::PeerCertificate;
-use super::limits::MAX_REQUESTS;
+use super::limits::MAX_KNOWN_REQUESTS;
 use super::own_metrics::OwnMetrics;
 use super::request_info::RequestInfo;
 use super::shares::{Share, Shares};
@@ -59,7 +65,7 @@ impl Gate {
         metrics: OwnMetrics,
         audit: Audit,
     ) -> Self {
-        let shares = Shares::new(MAX_REQUESTS);
+        let shares = Shares::new(MAX_KNOWN_REQUESTS);
         Self { authentication, authorization, metrics, audit, shares }
     }
 
@@ -108,6 +114,35 @@ impl Gate {
     }
 }
 
+pin_project! {
+    /// An answer's body that keeps its place until it is sent: a client that asks and does not read has its answers in memory.
+    struct Held {
+        #[pin]
+        body: Body,
+        _share: Share,
+    }
+}
+
+impl HttpBody for Held {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        self.project().body.poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
 /// The layer before every route but the probes.
 pub(super) async fn admitted(
     State(gate): State<Arc<Gate>>,
@@ -150,7 +185,7 @@ pub(super) async fn admitted(
     parts.extensions.insert(identity);
     parts.extensions.insert(Deadline(deadline));
     let answer = next.run(Request::from_parts(parts, body)).await;
-    drop(share);
+    let answer = answer.map(|body| Body::new(Held { body, _share: share }));
     if let Some(subject) = subject {
         gate.audit.write(&subject, Outcome::Admitted(answer.status()));
     }

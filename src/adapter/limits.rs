@@ -22,8 +22,10 @@ use super::trace;
 const MAX_URI_BYTES: usize = 8 * 1024;
 /// All header names and values together. A user with 500 groups has about 25 KiB.
 const MAX_HEADER_BYTES: usize = 48 * 1024;
-/// Requests at once, all connections together; [`super::access`] divides them among users.
-pub(super) const MAX_REQUESTS: usize = 512;
+/// Requests at once of senders who are known; [`super::access`] divides them among users.
+pub(super) const MAX_KNOWN_REQUESTS: usize = 512;
+/// Requests at once, all together: there is always room to find out who asks, since fewer tokens than this are under review.
+const MAX_REQUESTS: usize = MAX_KNOWN_REQUESTS + 128;
 
 /// The bound and the counters.
 #[derive(Clone, Debug)]

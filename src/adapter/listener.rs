@@ -39,6 +39,9 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Beyond this hyper itself refuses a head; [`super::limits`] answers sooner, with a Status.
 const MAX_HEADER_BYTES: u32 = 64 * 1024;
 const MAX_STREAMS: u32 = 250;
+/// What a client may send ahead of its being read, on one request and on all: no body here is long.
+const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 256 * 1024;
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(15);
 /// For requests that are under way when the server stops, and answers that are still read when an idle connection is closed.
@@ -97,6 +100,8 @@ impl Protocols {
             .http2()
             .timer(TokioTimer::new())
             .max_concurrent_streams(MAX_STREAMS)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT)
             .max_header_list_size(MAX_HEADER_BYTES);

@@ -64,6 +64,35 @@ async fn case_42_a_user_who_floods_leaves_places_for_others() {
     );
 }
 
+#[tokio::test]
+async fn answers_that_are_not_read_keep_their_places() {
+    let endless = get(async || {
+        axum::body::Body::from_stream(futures::stream::pending::<Result<&str, std::io::Error>>())
+    });
+    let extra = Router::new().route("/debug/endless", endless);
+    let server = Running::with(Setup { extra, ..Setup::default() }).await;
+    server.demand("shop", "checkout", 1.0);
+    let proxies = [server.proxy(), server.proxy()];
+    let mut unread = Vec::new();
+    for proxy in &proxies {
+        for _ in 0..128 {
+            let request = proxy.client.get(server.url("/debug/endless"));
+            let answer = request.header("x-remote-user", "flooder").send().await;
+            unread.push(answer.expect("the head of an answer"));
+        }
+    }
+    let flooder = async || server.proxy().get(PATH, &[("x-remote-user", "flooder")]).await.code;
+    assert_eq!(flooder().await, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(server.as_hpa(PATH).await.items(), ["policy=checkout: 1"]);
+    drop(unread);
+    let given_back = async {
+        while flooder().await != StatusCode::OK {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, given_back).await.expect("the places are given back");
+}
+
 /// A listener with small bounds.
 struct Small {
     address: SocketAddr,
