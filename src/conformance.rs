@@ -33,7 +33,9 @@ mod docs;
 mod tests;
 
 pub use case::{Case, Check, Group, Verdict, find};
-pub use options::{ClientCertificate, ExternalMetric, ObjectMetric, Options, OptionsError};
+pub use options::{
+    ClientCertificate, ExternalMetric, HPA_USER, NOBODY, ObjectMetric, Options, OptionsError,
+};
 pub use report::{Report, Style, Text};
 pub use suite::{ConformanceError, run};
 

@@ -17,14 +17,14 @@ pub(super) const CASES: [Case; 10] = [
         number: 1,
         name: "five discovery requests at once are all answered",
         what: "Five times `GET /apis/external.metrics.k8s.io/v1beta1` at once: each 200 with an `APIResourceList` within 5 s.",
-        consequence_for_hpa: "the APIService turns FailedDiscoveryCheck; every metric is a 503",
+        consequence_for_hpa: "the APIService turns FailedDiscoveryCheck: all reads are 503",
         check: Check::OnTheWire(|suite| Box::pin(five_at_once(suite))),
     },
     Case {
         number: 2,
         name: "aggregated discovery is answered in version 2",
         what: "`GET /apis` with the `Accept` of the aggregator: an `APIGroupDiscoveryList` whose Content-Type carries `g`, `v` and `as`, with an ETag.",
-        consequence_for_hpa: "none where the aggregator falls back; a wrong list hides the metrics",
+        consequence_for_hpa: "none where the aggregator falls back; else metrics are hidden",
         check: Check::OnTheWire(|suite| Box::pin(aggregated(suite))),
     },
     Case {
@@ -45,7 +45,7 @@ pub(super) const CASES: [Case; 10] = [
         number: 5,
         name: "discovery is answered while the backend is not",
         what: "With the backend down: `GET /apis` and the resource list are answered as ever, never with a 5xx.",
-        consequence_for_hpa: "the group turns Stale: `no known available metric versions found`",
+        consequence_for_hpa: "the group is Stale: `no known available metric versions found`",
         check: Check::OnTheWire(|suite| Box::pin(without_backend(suite))),
     },
     Case {
@@ -73,7 +73,7 @@ pub(super) const CASES: [Case; 10] = [
         number: 9,
         name: "resources are listed with the verb get alone",
         what: "The resource list: `verbs` is `[\"get\"]` for each.",
-        consequence_for_hpa: "none; deleting any namespace lists and deletes metrics, and hangs",
+        consequence_for_hpa: "none; deleting a namespace lists metrics, and hangs",
         check: Check::OnTheWire(|suite| Box::pin(verbs(suite))),
     },
     Case {

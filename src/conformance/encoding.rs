@@ -123,11 +123,9 @@ const QUANTITIES: [(&str, &str); 5] =
     [("1.5", "1500m"), ("0.1", "100m"), ("1000", "1k"), ("0", "0"), ("1234567", "1234567")];
 
 async fn quantities(suite: &Suite) -> Outcome {
-    let fixture = QUANTITIES
-        .iter()
-        .fold(suite.fixture(), |fixture, (value, _)| {
-            fixture.external(QUEUE, &[("n", &format!("v{value}"))], value)
-        });
+    let fixture = QUANTITIES.iter().fold(suite.fixture(), |fixture, (value, _)| {
+        fixture.external(QUEUE, &[("n", &format!("v{value}"))], value)
+    });
     suite.stage(&fixture).await?;
     let items = reading::external(&suite.get(suite.external_path(QUEUE, "")).send().await?)?;
     for (value, expected) in QUANTITIES {
@@ -138,7 +136,9 @@ async fn quantities(suite: &Suite) -> Outcome {
     }
     let pod = suite.fixture().object("pods", POD, &[]).of_object("pods", POD, QPS, "0");
     match suite.stage(&pod).await {
-        Err(Stop::Skip(_)) => return Ok(Passed::Without("a pod at 0: its fixture cannot stage it")),
+        Err(Stop::Skip(_)) => {
+            return Ok(Passed::Without("a pod at 0: its fixture cannot stage it"));
+        }
         staged => staged?,
     }
     let path = suite.custom_path(&format!("pods/%2A/{QPS}"), "");
@@ -227,7 +227,8 @@ async fn golden(suite: &Suite) -> Outcome {
 fn is_golden(item: &Value) -> Result<(), Stop> {
     let empty = Map::new();
     let fields = item.as_object().unwrap_or(&empty);
-    let known = ["metricName", "metricLabels", "timestamp", "window", "value", "kind", "apiVersion"];
+    let known =
+        ["metricName", "metricLabels", "timestamp", "window", "value", "kind", "apiVersion"];
     let strings = ["metricName", "timestamp", "value"].iter().all(|name| item[*name].is_string());
     let labels = match &item["metricLabels"] {
         Value::Object(labels) => labels.values().all(Value::is_string),

@@ -125,7 +125,13 @@ impl Fixture {
     }
 
     /// And this series of an object.
-    pub(super) fn of_object(mut self, resource: &str, object: &str, name: &str, value: &str) -> Self {
+    pub(super) fn of_object(
+        mut self,
+        resource: &str,
+        object: &str,
+        name: &str,
+        value: &str,
+    ) -> Self {
         self.series.push(Series {
             name: name.to_owned(),
             labels: BTreeMap::new(),
@@ -210,7 +216,8 @@ impl Control {
 
     /// Makes the fixture true.
     pub(super) async fn stage(&self, fixture: &Fixture) -> Result<(), Stop> {
-        let broken = |error: String| Stop::skip(format!("the fixture could not be staged: {error}"));
+        let broken =
+            |error: String| Stop::skip(format!("the fixture could not be staged: {error}"));
         let answer = self.http.put(&self.url).json(fixture).send().await;
         let answer = answer.map_err(|error| broken(super::wire::chain(&error)))?;
         if !answer.status().is_success() {

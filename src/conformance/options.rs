@@ -40,9 +40,9 @@ pub struct Options {
 }
 
 /// Who asks for metrics in a cluster.
-pub(super) const HPA_USER: &str = "system:serviceaccount:kube-system:horizontal-pod-autoscaler";
+pub const HPA_USER: &str = "system:serviceaccount:kube-system:horizontal-pod-autoscaler";
 /// Nobody has given this user a role.
-pub(super) const NOBODY: &str = "headroom-conformance-nobody";
+pub const NOBODY: &str = "headroom-conformance-nobody";
 
 impl Options {
     /// Nothing but the address.

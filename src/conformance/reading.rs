@@ -74,9 +74,9 @@ fn reading(item: &Value, answer: &Answer) -> Result<Reading, Stop> {
         Value::Number(number) => number.to_string(),
         _ => String::new(),
     };
-    let value = text
-        .parse()
-        .map_err(|_| Stop::fail("values that are quantities; one that is none fails the list", answer))?;
+    let value = text.parse().map_err(|_| {
+        Stop::fail("values that are quantities; one that is none fails the list", answer)
+    })?;
     let labels = item["metricLabels"].as_object().into_iter().flatten();
     let labels = labels.filter_map(|(name, value)| Some((name, value.as_str()?))).collect();
     let object = item["describedObject"]["name"].as_str().unwrap_or_default().to_owned();

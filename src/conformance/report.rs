@@ -62,7 +62,8 @@ impl Report {
     #[must_use]
     pub fn json(&self) -> Value {
         let counts = self.counts();
-        let cases: Vec<Value> = self.results.iter().map(|(case, found)| entry(case, found)).collect();
+        let cases: Vec<Value> =
+            self.results.iter().map(|(case, found)| entry(case, found)).collect();
         json!({
             "url": self.url, "cases": cases, "seconds": self.took.as_secs_f64(),
             "passed": counts.passed, "failed": counts.failed, "skipped": counts.skipped,
@@ -78,7 +79,10 @@ impl Report {
                     found.entry(("skipped", reason.as_str())).or_default().push(case.number);
                 }
                 Verdict::PassInPart { unasked } => {
-                    found.entry(("passed without", unasked.as_str())).or_default().push(case.number);
+                    found
+                        .entry(("passed without", unasked.as_str()))
+                        .or_default()
+                        .push(case.number);
                 }
                 _ => {}
             }
@@ -138,6 +142,13 @@ impl Text {
         Self { style, group: None }
     }
 
+    /// The first lines.
+    #[must_use]
+    pub fn title(&self, url: &str) -> String {
+        let title = format!("{url}, as an HPA sees it");
+        hanging("", &title, 0, |line| self.paint(Paint::Bold, line)) + "\n"
+    }
+
     /// The lines of a case, with the heading of its group if it is the first of it; each ends with a newline.
     pub fn case(&mut self, case: &Case, verdict: &Verdict) -> String {
         let mut text = self.heading(case).unwrap_or_default();
@@ -149,8 +160,8 @@ impl Text {
         let line = format!("  {} {:>3}  {}\n", self.paint(paint, word), case.number, case.name);
         text.push_str(&line);
         if let Verdict::Fail { expected, got } = verdict {
-            text.push_str(&self.below("expected", expected));
-            text.push_str(&self.below("got", got));
+            text.push_str(&self.below("expected:", expected));
+            text.push_str(&self.below("got:", got));
             text.push_str(&self.below("HPA:", case.consequence_for_hpa));
         }
         text
@@ -173,8 +184,7 @@ impl Text {
         }
         let Counts { passed, failed, skipped } = report.counts();
         let failures = format!("{failed} failed");
-        let failures =
-            if failed == 0 { failures } else { self.paint(Paint::Red, &failures) };
+        let failures = if failed == 0 { failures } else { self.paint(Paint::Red, &failures) };
         let seconds = report.took.as_secs_f64();
         let _ = writeln!(
             text,
@@ -185,7 +195,8 @@ impl Text {
     }
 
     fn heading(&mut self, case: &Case) -> Option<String> {
-        let group = GROUPS.iter().find(|group| group.cases.iter().any(|c| c.number == case.number))?;
+        let group =
+            GROUPS.iter().find(|group| group.cases.iter().any(|c| c.number == case.number))?;
         if self.group == Some(group.title) {
             return None;
         }
@@ -196,8 +207,8 @@ impl Text {
 
     /// A labelled sentence below a case.
     fn below(&self, label: &str, text: &str) -> String {
-        let first = format!("{:INDENT$}{label:<9}", "");
-        hanging(&first, text, INDENT + 9, |line| self.paint(Paint::Dim, line))
+        let first = format!("{:INDENT$}{label} ", "");
+        hanging(&first, text, first.len(), |line| self.paint(Paint::Dim, line))
     }
 
     fn paint(&self, paint: Paint, text: &str) -> String {
@@ -294,12 +305,11 @@ mod tests {
 
 Encoding
   FAIL  31  the HPA's Accept gets an answer that it can decode
-            expected a Content-Type
-            got      GET /apis: 200
-                     {"kind":"List"}{"kind":"List"}{"kind":"List"}{"kind":"List"
-                     }{"kind":"List"}{"kind":"List"}{"kind":"List"}{"kind":"List
-                     "}{"kind":"List"}
-            HPA:     FailedGetExternalMetric: the answer cannot be decoded
+            expected: a Content-Type
+            got: GET /apis: 200 {"kind":"List"}{"kind":"List"}{"kind":"List"}{"k
+                 ind":"List"}{"kind":"List"}{"kind":"List"}{"kind":"List"}{"kind
+                 ":"List"}{"kind":"List"}
+            HPA: FailedGetExternalMetric: the answer cannot be decoded
   PASS  38  timestamps are the sample's: RFC 3339, UTC, whole seconds
 
 What the HPA makes of it

@@ -216,7 +216,8 @@ impl Ask<'_> {
             request = request.bearer_auth(token);
         }
         let own = usual && options.front_proxy.is_some();
-        let own = own.then(|| vec![("X-Remote-User".to_owned(), options.requestheader_user.clone())]);
+        let own =
+            own.then(|| vec![("X-Remote-User".to_owned(), options.requestheader_user.clone())]);
         for (name, value) in self.speaks_for.or(own).into_iter().flatten().chain(self.headers) {
             request = request.header(name, value);
         }

@@ -41,9 +41,6 @@ pub(super) struct Refusal {
 }
 
 impl Refusal {
-    pub(super) const UNAUTHORIZED: Self =
-        Self { code: 401, reason: "Unauthorized", message: String::new() };
-
     pub(super) fn new(code: u16, reason: &'static str, message: &str) -> Self {
         Self { code, reason, message: message.to_owned() }
     }
@@ -67,7 +64,11 @@ fn value(value: f64, bug: Option<Bug>, nan: &str) -> Result<Option<String>, Refu
         return Ok(Some(nan.to_owned()));
     }
     if !value.is_finite() || value < 0.0 {
-        return Err(Refusal::new(503, "NotANumber", "the value is not a number that can be served"));
+        return Err(Refusal::new(
+            503,
+            "NotANumber",
+            "the value is not a number that can be served",
+        ));
     }
     let quantity = Quantity::from_served(value).expect("finite");
     let dropped = quantity == Quantity::default() && bug == Some(Bug::DropsZero);
@@ -91,9 +92,8 @@ pub(super) fn external(
 ) -> Result<Value, Refusal> {
     let picks = parsed(selector)?;
     let labels = |series: &Series| series.labels.iter().collect::<Labels>();
-    let named = |series: &&Series| {
-        series.object.is_none() && series.name.eq_ignore_ascii_case(metric)
-    };
+    let named =
+        |series: &&Series| series.object.is_none() && series.name.eq_ignore_ascii_case(metric);
     let known: Vec<&Series> = fixture.series.iter().filter(named).collect();
     if known.is_empty() {
         return Err(Refusal::not_found("there is no such metric"));
@@ -145,7 +145,9 @@ pub(super) fn custom(
         return Err(Refusal::not_found("there is no such object with the metric"));
     }
     let group_version = format!("custom.metrics.k8s.io/{version}");
-    Ok(json!({"kind": "MetricValueList", "apiVersion": group_version, "metadata": {}, "items": items}))
+    Ok(
+        json!({"kind": "MetricValueList", "apiVersion": group_version, "metadata": {}, "items": items}),
+    )
 }
 
 fn item(

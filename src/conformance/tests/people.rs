@@ -49,7 +49,8 @@ impl Believed {
             self.front_proxies.push(to.requestheader_client_ca.clone());
         }
         self.clients = to.map(|to| to.client_ca.clone()).into_iter().collect();
-        self.allowed_names = to.map(|to| to.requestheader_allowed_names.clone()).unwrap_or_default();
+        self.allowed_names =
+            to.map(|to| to.requestheader_allowed_names.clone()).unwrap_or_default();
     }
 
     /// `None` for nobody.

@@ -96,7 +96,8 @@ impl Known {
         headers: &HeaderMap,
         peer: &Peer,
     ) -> Result<Response, Refusal> {
-        let user = self.believed.user(headers, peer, TOKEN).ok_or(Refusal::UNAUTHORIZED)?;
+        let user = self.believed.user(headers, peer, TOKEN);
+        let user = user.ok_or_else(|| Refusal::new(401, "Unauthorized", "Unauthorized"))?;
         if method != Method::GET {
             return Err(Refusal::new(405, "MethodNotAllowed", "metrics are read only"));
         }
@@ -120,7 +121,12 @@ impl Known {
         Ok(Json(list).into_response())
     }
 
-    fn external(&mut self, bug: Option<Bug>, metric: &str, selector: &str) -> Result<Value, Refusal> {
+    fn external(
+        &mut self,
+        bug: Option<Bug>,
+        metric: &str,
+        selector: &str,
+    ) -> Result<Value, Refusal> {
         let answer = external(&self.fixture, bug, metric, selector);
         match answer {
             Ok(list) => {
@@ -148,8 +154,12 @@ fn discovery(path: &str, headers: &HeaderMap) -> Option<Response> {
     let (content_type, document) = match path {
         "/apis" if aggregated => (AGGREGATED, aggregated_list()),
         "/apis" => {
-            let groups: Vec<Value> = GROUPS.iter().map(|(name, versions, _)| group(name, versions)).collect();
-            ("application/json", json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}))
+            let groups: Vec<Value> =
+                GROUPS.iter().map(|(name, versions, _)| group(name, versions)).collect();
+            (
+                "application/json",
+                json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}),
+            )
         }
         "/openapi/v2" => ("application/json", json!({"swagger": "2.0", "paths": {}})),
         "/openapi/v3" => ("application/json", json!({"paths": {}})),
@@ -160,7 +170,10 @@ fn discovery(path: &str, headers: &HeaderMap) -> Option<Response> {
     if headers.get(header::IF_NONE_MATCH).is_some_and(|known| *known == *tag) {
         return Some(StatusCode::NOT_MODIFIED.into_response());
     }
-    Some(([(header::CONTENT_TYPE, content_type.to_owned()), (header::ETAG, tag)], body).into_response())
+    Some(
+        ([(header::CONTENT_TYPE, content_type.to_owned()), (header::ETAG, tag)], body)
+            .into_response(),
+    )
 }
 
 fn aggregated_list() -> Value {
@@ -209,7 +222,8 @@ fn decoded(text: &str) -> String {
     let mut bytes = text.bytes();
     let mut plain = Vec::new();
     while let Some(byte) = bytes.next() {
-        let hex = |byte: Option<u8>| byte.and_then(|byte| char::from(byte).to_digit(16)).unwrap_or(0);
+        let hex =
+            |byte: Option<u8>| byte.and_then(|byte| char::from(byte).to_digit(16)).unwrap_or(0);
         plain.push(match byte {
             b'%' => u8::try_from(hex(bytes.next()) * 16 + hex(bytes.next())).expect("two digits"),
             b'+' => b' ',
