@@ -42,7 +42,7 @@ pub(super) const CASES: [Case; 7] = [
         number: 14,
         name: "X-Remote-Extra keys are percent-decoded",
         what: "`X-Remote-Extra-Foo%2Fbar: x` is the extra `foo/bar` of the user.",
-        consequence_for_hpa: "rules about extra (such as a bound token's) never match",
+        consequence_for_hpa: "authorizers that look at extra decide wrongly",
         check: Check::OnTheWire(|suite| Box::pin(extra(suite))),
     },
     Case {
@@ -63,13 +63,13 @@ pub(super) const CASES: [Case; 7] = [
         number: 17,
         name: "who may not read a metric is told 403 in a Status",
         what: "A user without the right: 403 with a `metav1.Status` in JSON.",
-        consequence_for_hpa: "the event says `unknown` instead of who lacks which right",
+        consequence_for_hpa: "its event has a generic sentence instead of who lacks what",
         check: Check::OnTheWire(|suite| Box::pin(forbidden(suite))),
     },
 ];
 
 /// One series that [`READER`] may read, and the suite's own front proxy.
-fn believing(suite: &Suite, requestheader_ca: &str) -> Fixture {
+pub(super) fn believing(suite: &Suite, requestheader_ca: &str) -> Fixture {
     let authentication = Authentication {
         requestheader_client_ca: requestheader_ca.to_owned(),
         requestheader_allowed_names: vec![PROXY_NAME.to_owned()],

@@ -145,3 +145,34 @@ impl FromStr for ObjectMetric {
 fn is_segment(text: &str) -> bool {
     !text.is_empty() && !text.contains(['/', '%', '?', '#', ' '])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_external_metric_is_a_name_and_perhaps_a_selector() {
+        let check = |text: &str, name: &str, selector: &str| {
+            let (name, selector) = (name.to_owned(), selector.to_owned());
+            assert_eq!(text.parse(), Ok(ExternalMetric { name, selector }), "{text}");
+        };
+        check("queue_depth", "queue_depth", "");
+        check("queue_depth,queue=orders", "queue_depth", "queue=orders");
+        check("queue_depth,a in (x,y),b", "queue_depth", "a in (x,y),b");
+        for text in ["", ",a=b", "a/b", "50%"] {
+            assert!(text.parse::<ExternalMetric>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_metric_of_an_object_has_three_parts() {
+        let metric: ObjectMetric = "deployments.apps/web/qps".parse().expect("three parts");
+        assert_eq!(
+            (metric.resource.as_str(), metric.name.as_str(), metric.metric.as_str()),
+            ("deployments.apps", "web", "qps")
+        );
+        for text in ["", "pods/a", "pods//m", "pods/a/m/x"] {
+            assert!(text.parse::<ObjectMetric>().is_err(), "{text}");
+        }
+    }
+}

@@ -179,7 +179,8 @@ impl Text {
             let sentence = format!("{how}: {reason}");
             text.push_str(&hanging("  ", &sentence, 2, |line| self.paint(Paint::Dim, line)));
             let cases: Vec<String> = numbers.iter().map(u8::to_string).collect();
-            let cases = format!("cases {}", cases.join(", "));
+            let noun = if cases.len() == 1 { "case" } else { "cases" };
+            let cases = format!("{noun} {}", cases.join(", "));
             text.push_str(&hanging("    ", &cases, 4, str::to_owned));
         }
         let Counts { passed, failed, skipped } = report.counts();
@@ -318,7 +319,7 @@ What the HPA makes of it
 
 Not asked
   passed without: the sample's time
-    cases 38
+    case 38
   skipped: needs a cluster
     cases 52, 53
 

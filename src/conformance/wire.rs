@@ -20,6 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Of a body that a report shows.
 const SHOWN_CHARACTERS: usize = 160;
 
+/// As whom the API server asks for discovery.
+pub(super) const AGGREGATOR: &str = "system:kube-aggregator";
+
 /// Opens connections to the adapter.
 #[derive(Debug)]
 pub(super) struct Wire {
@@ -177,7 +180,7 @@ impl Ask<'_> {
         if self.wire.options.front_proxy.is_none() {
             return self;
         }
-        self.speaking_for("system:kube-aggregator", groups)
+        self.speaking_for(AGGREGATOR, groups)
     }
 
     /// Sends it; no answer is a failure of the case.
