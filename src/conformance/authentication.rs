@@ -173,7 +173,7 @@ async fn handshakes(suite: &Suite) -> Outcome {
     suite.must_be_direct()?;
     let reason = "needs an https:// URL";
     let at = suite.wire.tls_address().ok_or_else(|| Stop::skip(reason))?;
-    let ask = || suite.get("/apis/external.metrics.k8s.io/v1beta1").as_aggregator(&[]);
+    let ask = || suite.get("/apis/external.metrics.k8s.io/v1beta1").by_aggregator(&[]);
     for (ask, version) in
         [(ask(), reqwest::Version::HTTP_2), (ask().http1_only(), reqwest::Version::HTTP_11)]
     {

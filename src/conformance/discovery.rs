@@ -88,7 +88,7 @@ pub(super) const CASES: [Case; 10] = [
 ];
 
 async fn five_at_once(suite: &Suite) -> Outcome {
-    let ask = || suite.get(EXTERNAL).as_aggregator(ADMIN).send();
+    let ask = || suite.get(EXTERNAL).by_aggregator(ADMIN).send();
     let (a, b, c, d, e) = tokio::join!(ask(), ask(), ask(), ask(), ask());
     for answer in [a?, b?, c?, d?, e?] {
         answer.kind("APIResourceList")?;
@@ -99,7 +99,7 @@ async fn five_at_once(suite: &Suite) -> Outcome {
 /// The answer to aggregated discovery, or a skip where an adapter legally does not speak it.
 async fn ask_aggregated(suite: &Suite) -> Result<Answer, Stop> {
     suite.must_be_direct()?;
-    let answer = suite.get("/apis").as_aggregator(ADMIN).accept(AGGREGATED).send().await?;
+    let answer = suite.get("/apis").by_aggregator(ADMIN).accept(AGGREGATED).send().await?;
     if [404, 406].contains(&answer.status) {
         let reason = "the adapter has no aggregated discovery; the API server falls back";
         return Err(Stop::skip(reason));
@@ -130,7 +130,7 @@ fn is_metrics(group: &str) -> bool {
 /// Asks again with the ETag of an answer.
 async fn again(suite: &Suite, path: &str, accept: &str, answer: &Answer) -> Result<(), Stop> {
     let tag = answer.header(ETAG.as_str()).ok_or_else(|| Stop::fail("an ETag", answer))?;
-    let ask = suite.get(path).as_aggregator(ADMIN).accept(accept);
+    let ask = suite.get(path).by_aggregator(ADMIN).accept(accept);
     let again = ask.header(IF_NONE_MATCH.as_str(), tag).send().await?;
     let right = again.status == 304 && again.body.is_empty();
     expect(right, format!("304 without a body for If-None-Match: {tag}"), &again)
@@ -144,7 +144,7 @@ async fn not_modified(suite: &Suite) -> Outcome {
 
 async fn legacy(suite: &Suite) -> Outcome {
     suite.must_be_direct()?;
-    let answer = suite.get("/apis").as_aggregator(&[]).accept("application/json").send().await?;
+    let answer = suite.get("/apis").by_aggregator(&[]).accept("application/json").send().await?;
     if [404, 406].contains(&answer.status) {
         return Err(Stop::skip("the adapter lists no groups; the API server asks each by name"));
     }
@@ -159,7 +159,7 @@ async fn legacy(suite: &Suite) -> Outcome {
 async fn without_backend(suite: &Suite) -> Outcome {
     let queues = suite.fixture().external(QUEUE, &[], QUEUES[0].1).last(60, &[]);
     suite.stage(&queues.backend(Backend::Down)).await?;
-    suite.get(EXTERNAL).as_aggregator(ADMIN).send().await?.kind("APIResourceList")?;
+    suite.get(EXTERNAL).by_aggregator(ADMIN).send().await?.kind("APIResourceList")?;
     match ask_aggregated(suite).await {
         Ok(answer) => {
             answer.kind("APIGroupDiscoveryList")?;
@@ -174,7 +174,7 @@ async fn without_groups(suite: &Suite) -> Outcome {
     suite.must_be_direct()?;
     let ask = suite.get(EXTERNAL).accept("application/json");
     if suite.options.front_proxy.is_some() {
-        ask.as_aggregator(&[]).send().await?.kind("APIResourceList")?;
+        ask.by_aggregator(&[]).send().await?.kind("APIResourceList")?;
         return Ok(Passed::Wholly);
     }
     match suite.stage(&believing(suite, &suite.front_proxy.pem)).await {
@@ -193,7 +193,7 @@ async fn without_groups(suite: &Suite) -> Outcome {
 }
 
 async fn custom_group(suite: &Suite) -> Outcome {
-    let answer = suite.get("/apis/custom.metrics.k8s.io").as_aggregator(&[]).send().await?;
+    let answer = suite.get("/apis/custom.metrics.k8s.io").by_aggregator(&[]).send().await?;
     let custom = suite.has_control() || !suite.options.custom_metrics.is_empty();
     if answer.status == 404 && !custom {
         return Err(Stop::skip("no custom metrics are served here; needs --custom-metric"));
@@ -207,7 +207,7 @@ async fn custom_group(suite: &Suite) -> Outcome {
 async fn openapi(suite: &Suite) -> Outcome {
     suite.must_be_direct()?;
     for (path, field) in [("/openapi/v2", "swagger"), ("/openapi/v3", "paths")] {
-        let ask = suite.get(path).as_aggregator(&[]).accept("application/json");
+        let ask = suite.get(path).by_aggregator(&[]).accept("application/json");
         let answer = ask.send().await?;
         if answer.status == 404 {
             continue;
@@ -222,7 +222,7 @@ async fn openapi(suite: &Suite) -> Outcome {
 }
 
 async fn verbs(suite: &Suite) -> Outcome {
-    let answer = suite.get(EXTERNAL).as_aggregator(ADMIN).send().await?;
+    let answer = suite.get(EXTERNAL).by_aggregator(ADMIN).send().await?;
     let list = answer.kind("APIResourceList")?;
     let resources: Vec<&Value> = list["resources"].as_array().into_iter().flatten().collect();
     expect(!resources.is_empty(), "at least one resource", &answer)?;

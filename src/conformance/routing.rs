@@ -121,8 +121,8 @@ fn node(index: usize) -> String {
 /// Pods with a metric each; half of them have `foo=bar`, the others `foo=baz`.
 fn pods(suite: &Suite) -> Fixture {
     (0..PODS).fold(suite.fixture(), |fixture, index| {
-        let foo = if index < PODS / 2 { "bar" } else { "baz" };
-        let fixture = fixture.object("pods", &pod(index), &[("foo", foo)]);
+        let half = if index < PODS / 2 { "bar" } else { "baz" };
+        let fixture = fixture.object("pods", &pod(index), &[("foo", half)]);
         fixture.of_object("pods", &pod(index), QPS, &(index + 1).to_string())
     })
 }

@@ -162,8 +162,8 @@ impl Suite {
     /// An external metric that exists: the fixture's queues, or the one of the options.
     pub(super) async fn known_external(&self) -> Result<KnownMetric, Stop> {
         if self.has_control() {
-            let queues = QUEUES.iter().fold(self.fixture(), |fixture, (foo, value)| {
-                fixture.external(QUEUE, &[("foo", foo)], value)
+            let queues = QUEUES.iter().fold(self.fixture(), |fixture, (label, value)| {
+                fixture.external(QUEUE, &[("foo", label)], value)
             });
             self.stage(&queues).await?;
             return Ok(KnownMetric {

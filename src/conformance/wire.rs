@@ -176,7 +176,7 @@ impl Ask<'_> {
     }
 
     /// As the aggregator asks for its own purposes, where the suite has the front proxy's certificate.
-    pub(super) fn as_aggregator(self, groups: &[&str]) -> Self {
+    pub(super) fn by_aggregator(self, groups: &[&str]) -> Self {
         if self.wire.options.front_proxy.is_none() {
             return self;
         }
