@@ -4,7 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::conformance::{ExternalMetric, ObjectMetric};
 
 /// Kubernetes autoscaling on what services really feel.
 #[derive(Debug, Parser)]
@@ -31,6 +33,10 @@ pub enum Command {
     Adapter(AdapterArgs),
     /// Prints the CustomResourceDefinition of ScalingPolicy as YAML.
     Crd,
+    /// Holds any metrics adapter (prometheus-adapter, KEDA, Headroom) against what an HPA relies on.
+    ///
+    /// Exits with 0 if no case failed, 1 if one did, 2 if the adapter could not be asked.
+    Conformance(ConformanceArgs),
 }
 
 /// `headroom demo`.
@@ -198,6 +204,75 @@ impl AdapterArgs {
         ];
         given.into_iter().filter_map(|(key, text)| Some((key, text.clone()?))).collect()
     }
+}
+
+/// `headroom conformance`.
+#[derive(Clone, Debug, Args)]
+pub struct ConformanceArgs {
+    /// The adapter, such as https://127.0.0.1:6443.
+    #[arg(long)]
+    pub url: String,
+    /// The URL is a kube-apiserver's, or `kubectl proxy`'s: skip what is between it and the adapter.
+    #[arg(long)]
+    pub through_apiserver: bool,
+    /// Authorities of the serving certificate (PEM); the machine's without it.
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+    /// Take any serving certificate.
+    #[arg(long, conflicts_with = "ca_file")]
+    pub insecure_skip_tls_verify: bool,
+    /// The name in the serving certificate, such as adapter.monitoring.svc, if it is not the URL's host.
+    #[arg(long, value_name = "NAME")]
+    pub server_name: Option<String>,
+    /// The front proxy's client certificate (PEM): ask as the API server does.
+    #[arg(long, value_name = "FILE", requires = "client_key")]
+    pub client_cert: Option<PathBuf>,
+    /// Its private key (PEM).
+    #[arg(long, value_name = "FILE", requires = "client_cert")]
+    pub client_key: Option<PathBuf>,
+    /// The user that the front proxy speaks for.
+    #[arg(long, value_name = "USER", default_value = crate::conformance::HPA_USER)]
+    pub requestheader_user: String,
+    /// A bearer token, in place of the front proxy.
+    #[arg(long, env = "HEADROOM_CONFORMANCE_TOKEN", hide_env_values = true, value_parser = bearer_token)]
+    #[arg(conflicts_with = "client_cert")]
+    pub token: Option<String>,
+    /// The token of a user who may not read metrics.
+    #[arg(long, value_name = "TOKEN", value_parser = bearer_token)]
+    pub unauthorized_token: Option<String>,
+    /// A user who may not read metrics, for the front proxy to speak for.
+    #[arg(long, value_name = "USER", default_value = crate::conformance::NOBODY)]
+    pub unauthorized_user: String,
+    /// Where the metrics are.
+    #[arg(long, default_value = "default")]
+    pub namespace: String,
+    /// An external metric that exists, and a selector of some of its series.
+    #[arg(long, value_name = "NAME[,SELECTOR]")]
+    pub external_metric: Option<ExternalMetric>,
+    /// A metric of an object that exists, such as pods/web-0/requests_per_second; may be repeated.
+    #[arg(long = "custom-metric", value_name = "RESOURCE/NAME/METRIC")]
+    pub custom_metrics: Vec<ObjectMetric>,
+    /// Picks some of the namespace's pods.
+    #[arg(long, value_name = "SELECTOR")]
+    pub pods_selector: Option<String>,
+    /// Where a test build of the adapter takes fixtures (docs/conformance.md).
+    #[arg(long, value_name = "URL")]
+    pub control_url: Option<String>,
+    /// Only the cases of these numbers.
+    #[arg(long = "case", value_name = "N", value_delimiter = ',')]
+    pub cases: Vec<u8>,
+    /// How to say it.
+    #[arg(long, value_enum, default_value_t = ReportFormat::Text)]
+    pub output: ReportFormat,
+}
+
+/// How a report is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ReportFormat {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
 }
 
 /// `10s`, `1m`, `500ms`, or a bare number of seconds.

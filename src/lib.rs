@@ -57,6 +57,7 @@
 //! | [`policy`] | the demand, and why |
 //! | [`agent`], [`sources`], [`controller`], [`adapter`] | HTTP, Kubernetes |
 //! | [`pipeline`] | the order of things |
+//! | [`conformance`] | the HPA's side of the wire, for any adapter |
 //! | [`cli`] | the arguments |
 //! | [`command`] | one composition root per subcommand |
 //!
@@ -146,6 +147,9 @@ pub mod sources;
 
 #[cfg(feature = "adapter")]
 pub mod pipeline;
+
+#[cfg(feature = "adapter")]
+pub mod conformance;
 
 #[cfg(all(feature = "agent", feature = "adapter"))]
 pub mod cli;

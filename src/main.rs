@@ -9,7 +9,7 @@ headroom::profiled_jemalloc!();
 
 fn main() -> ExitCode {
     match headroom::command::run(Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             // The whole chain on one line: what failed, and each cause.
             eprintln!("error: {error:#}");

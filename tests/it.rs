@@ -27,6 +27,8 @@ mod support {
 mod access;
 #[path = "it/admission.rs"]
 mod admission;
+#[path = "it/conformance.rs"]
+mod conformance;
 #[path = "it/dependencies.rs"]
 mod dependencies;
 #[path = "it/discovery.rs"]

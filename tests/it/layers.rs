@@ -17,6 +17,7 @@ const LAYERS: &[&[&str]] = &[
     &["policy"],
     &["agent", "sources", "controller", "adapter"],
     &["pipeline", "doctor", "sla", "fleet"],
+    &["conformance"],
     &["cli"],
     &["command"],
     &["main", "fuzzing"],
