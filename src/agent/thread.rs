@@ -49,10 +49,10 @@ pub(super) struct AgentThread {
 impl AgentThread {
     /// Serves until told to stop. Says through `started` whether it could begin.
     pub(super) fn run(self, started: &SyncSender<io::Result<()>>) {
-        Jemalloc::leave_this_thread_uncounted();
+        Jemalloc::set_this_thread_apart();
         let runtime = Builder::new_current_thread()
             .enable_all()
-            .on_thread_start(Jemalloc::leave_this_thread_uncounted)
+            .on_thread_start(Jemalloc::set_this_thread_apart)
             .build();
         let runtime = match runtime {
             Ok(runtime) => runtime,
@@ -121,6 +121,7 @@ async fn tick(
         beat.beat();
         let now = clock.now();
         http_layer.tick(now.monotonic);
+        Jemalloc::give_back();
         let former_cpu = std::mem::replace(&mut cpu, process_cpu_time().unwrap_or_default());
         let is_idle = cpu.saturating_sub(former_cpu) < TICK / 100;
         // Whoever scrapes may hold them for as long as the kernel's files take.

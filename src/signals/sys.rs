@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+mod apart;
 pub(super) mod counting;
 pub(super) mod size_classes;
 
