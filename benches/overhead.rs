@@ -1,11 +1,15 @@
-//! What the agent costs a service: CPU seconds per request with it, against the same service without it.
+//! What the agent costs a service, against the same service without it: CPU seconds per request, and at rest CPU and memory.
 //!
-//! Runs itself as the service in a process of its own, in turns: without the agent, with the agent, and with the agent
-//! and its ring (the CPU profiler always on at 99 Hz). Each turn takes the same number of requests over the same number of
-//! connections, and the agent is scraped once a second. Prints the median of the ratios of neighbouring turns, and the
-//! interval that holds the middle 90 % of them.
+//! Runs itself as the service in a process of its own: without the agent, with the agent, and with the agent and its ring
+//! (the CPU profiler always on at 99 Hz).
 //!
-//! `cargo bench --bench overhead -- --pairs 20 --requests 60000`
+//! At rest: each has answered requests, and then is asked nothing. Prints what the others use more than the one without.
+//!
+//! Per request: in turns. Each turn takes the same number of requests over the same number of connections, and the agent is
+//! scraped once a second. Prints the median of the ratios of neighbouring turns, and the interval that holds the middle 90 % of
+//! them.
+//!
+//! `cargo bench --bench overhead -- --pairs 20 --requests 60000 --rest 60`
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
@@ -16,6 +20,9 @@ use anyhow::{Context as _, Result, ensure};
 use axum::routing::post;
 use axum::{Json, Router};
 use headroom::agent::{Agent, EvidenceOptions};
+use headroom::signals::Snapshot;
+use headroom::signals::catalogue::families;
+use headroom::signals::process::ProcessCollector;
 use serde_json::Value;
 
 headroom::profiled_jemalloc!();
@@ -39,7 +46,16 @@ fn main() -> Result<()> {
     let _installed = rustls::crypto::ring::default_provider().install_default();
     let number = |flag, default| after(flag).map_or(Ok(default), |text| text.parse());
     let (pairs, requests) = (number("--pairs", 20)?, number("--requests", 40_000)?);
-    runtime.block_on(compare(pairs, requests))
+    let rest = Duration::from_secs(number("--rest", 60)? as u64);
+    runtime.block_on(async {
+        if !rest.is_zero() {
+            at_rest(requests, rest).await?;
+        }
+        if pairs > 0 {
+            compare(pairs, requests).await?;
+        }
+        Ok(())
+    })
 }
 
 /// The service: JSON in, a little work, JSON out.
@@ -106,6 +122,23 @@ impl Service {
     }
 }
 
+impl Service {
+    /// The same by the process's clock, which has no ticks.
+    fn precise_cpu_seconds(&self) -> Result<f64> {
+        let mut snapshot = Snapshot::default();
+        ProcessCollector::of(self.process.id().cast_signed()).collect(&mut snapshot);
+        let mut readings = snapshot.readings().iter();
+        let cpu = readings.find(|reading| reading.family.name == families::PROCESS_CPU.name);
+        Ok(cpu.context("no CPU time")?.value)
+    }
+
+    fn memory_kib(&self, name: &str) -> Result<f64> {
+        let text = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.process.id()))?;
+        let kib = text.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB"));
+        kib.context("no such line")?.parse().context("KiB")
+    }
+}
+
 impl Drop for Service {
     fn drop(&mut self) {
         let _ended = self.process.kill();
@@ -116,6 +149,14 @@ impl Drop for Service {
 /// Microseconds of CPU per request of one turn.
 async fn turn(mode: &str, requests: usize) -> Result<f64> {
     let service = Service::start(mode)?;
+    load(&service, requests / 10).await?;
+    let before = service.cpu_seconds()?;
+    load(&service, requests).await?;
+    Ok((service.cpu_seconds()? - before) * 1e6 / requests as f64)
+}
+
+/// Sends requests, and scrapes the agent once a second meanwhile.
+async fn load(service: &Service, requests: usize) -> Result<()> {
     let client =
         reqwest::Client::builder().no_proxy().pool_max_idle_per_host(CONNECTIONS).build()?;
     let scraper = service.agent.clone().map(|agent| {
@@ -143,14 +184,57 @@ async fn turn(mode: &str, requests: usize) -> Result<f64> {
         });
         futures::future::join_all(clients).await.into_iter().collect()
     };
-    send(requests / 10).await?;
-    let before = service.cpu_seconds()?;
-    send(requests).await?;
-    let used = service.cpu_seconds()? - before;
+    let sent = send(requests).await;
     if let Some(scraper) = scraper {
         scraper.abort();
     }
-    Ok(used * 1e6 / requests as f64)
+    sent
+}
+
+/// For what was freed under load to be given back: jemalloc keeps it for up to ten seconds.
+const SETTLE: Duration = Duration::from_secs(20);
+/// Of a core, at rest.
+const MAX_IDLE: f64 = 0.001;
+/// Resident, at rest.
+const MAX_RESIDENT_KIB: f64 = 8.0 * 1024.0;
+
+/// What the agent uses while nothing is asked of the service.
+async fn at_rest(requests: usize, rest: Duration) -> Result<()> {
+    let services = MODES.map(Service::start);
+    let services = services.into_iter().collect::<Result<Vec<_>>>()?;
+    for service in &services {
+        load(service, requests).await?;
+    }
+    tokio::time::sleep(SETTLE).await;
+    let before = services.iter().map(Service::precise_cpu_seconds).collect::<Result<Vec<_>>>()?;
+    tokio::time::sleep(rest).await;
+    let mut seen = Vec::new();
+    for (service, before) in services.iter().zip(before) {
+        let core = (service.precise_cpu_seconds()? - before) / rest.as_secs_f64();
+        let memory = ["Rss:", "Pss:", "Private_Dirty:"].map(|name| service.memory_kib(name));
+        let [resident, shared_out, dirty] = memory;
+        seen.push([core, resident?, shared_out?, dirty?]);
+    }
+    let mut within = true;
+    for (mode, used) in MODES.iter().zip(&seen).skip(1) {
+        let [core, resident, shared_out, dirty] =
+            std::array::from_fn(|figure| used[figure] - seen[0][figure]);
+        report(&format!(
+            "{mode} at rest: {:.4} % of a core (at most {:.1} %), resident {:.1} MiB more (at most {:.0} MiB), \
+             proportional {:.1} MiB, private and dirty {:.1} MiB; without the agent {:.4} % and {:.1} MiB",
+            core * 100.0,
+            MAX_IDLE * 100.0,
+            resident / 1024.0,
+            MAX_RESIDENT_KIB / 1024.0,
+            shared_out / 1024.0,
+            dirty / 1024.0,
+            seen[0][0] * 100.0,
+            seen[0][1] / 1024.0,
+        ));
+        within &= core <= MAX_IDLE && resident <= MAX_RESIDENT_KIB;
+    }
+    ensure!(within, "the agent uses more than it may");
+    Ok(())
 }
 
 async fn compare(pairs: usize, requests: usize) -> Result<()> {

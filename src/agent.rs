@@ -64,10 +64,12 @@ pub use http_layer::{HttpLayer, HttpService, ObservedResponse};
 pub use jemalloc::MALLOC_CONF;
 
 use access::Gate;
-pub(crate) use collector::SignalCollector;
+#[cfg(feature = "adapter")]
+pub(crate) use collector::Registered;
+use collector::{Reserved, SignalCollector};
 use evidence::{Evidence, Subject};
 use exposition::{Exposition, Format};
-use server::{Routes, ServerMetrics, Sources};
+use server::{Evicted, Routes, Sources};
 
 /// The port of the agent unless the service names another.
 pub const DEFAULT_PORT: u16 = 9469;
@@ -164,17 +166,12 @@ impl AgentBuilder {
         let clock = Clock::start();
         let progress = Progress::new(clock);
         let registry = Registry::new();
-        let http_layer = HttpLayer::register(&registry)?;
+        registry.register(Box::new(Reserved::new()?))?;
+        let (http_layer, evicted) = (HttpLayer::default(), Evicted::default());
         let collectors = Arc::new(Mutex::new(Collectors::start(&service_runtime, clock)));
-        registry.register(Box::new(SignalCollector::new(
-            &self.service,
-            clock,
-            collectors.clone(),
-        )?))?;
-
-        let server_metrics = ServerMetrics::register(&registry)?;
-
-        let exposition = Exposition::new(registry.clone(), http_layer.clone());
+        let (service, watched) = (self.service.clone(), collectors.clone());
+        let signals = SignalCollector::new(service, clock, watched, evicted.clone());
+        let exposition = Exposition::new(registry.clone(), http_layer.clone(), signals);
         let stop = CancellationToken::new();
         let service = pprof::Service { name: self.service, version: self.version };
         let subject = Subject::Itself(service.clone(), service_runtime.clone());
@@ -192,7 +189,7 @@ impl AgentBuilder {
                 gate: Gate::new(self.authenticator),
             },
             http_layer: http_layer.clone(),
-            server_metrics,
+            evicted,
             collectors,
             polls: pprof::block::Watcher::new(&service_runtime, clock.now().monotonic),
             clock,
@@ -273,8 +270,8 @@ impl Agent {
     }
 
     /// The registry behind `/metrics`, for the service's own metrics. A collector registered here runs at every scrape, on a
-    /// thread of the agent: scrapes fail while one takes longer than 2 s. The families of [`HttpLayer`] are in `/metrics`
-    /// but not in [`Registry::gather`].
+    /// thread of the agent: scrapes fail while one takes longer than 2 s. The agent's own families are in `/metrics` but
+    /// not in [`Registry::gather`]; their names are taken.
     #[must_use]
     pub const fn registry(&self) -> &Registry {
         &self.registry

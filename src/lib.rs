@@ -89,8 +89,8 @@
 //!
 //! - **glibc, dynamic.** jemalloc's heap profiling crashes in static binaries (SIGSEGV with musl, SIGABRT with static
 //!   glibc, jemalloc 5.3), so the image carries the dynamic loader and the libraries of one glibc binary.
-//! - **`sysinfo` only for the host.** It is blind to cgroup limits, so processes are read with `procfs` and cgroups with our
-//!   own parser; `sysinfo` gives what belongs to the node, its memory and cores.
+//! - **`sysinfo` only for the host.** It is blind to cgroup limits, so processes are found with `procfs` and cgroups with our
+//!   own parser; `sysinfo` gives what belongs to the node, its cores and its name.
 //! - **Saturation is corrected.** tokio's busy counter stands still while a poll holds a worker: a service with one worker
 //!   blocked for 3 s read 60 ns busy after 2 s, and a jump of 3 s afterwards. [`signals`] credits the running poll.
 //! - **Allocations are counted in the allocator.** jemalloc 5.3.1 merges its counters of requests only when a thread's cache
@@ -106,8 +106,13 @@
 //!   each, threads got 0.76 to 0.97 of their time.
 //! - **Durations are counted in copies that have one writer.** Beside a relaxed atomic addition of 1.7 ns, a record took 4.3 ns
 //!   with two of them and 2.9 ns with a load and a store each, where a thread writes a copy alone.
-//! - **The canary waits for a timer of the kernel.** One sleep of tokio's timer wakes an idle runtime three times; with a
-//!   timerfd an idle agent went from 0.10 to 0.07 % of a core.
+//! - **The canary waits for a timer of the kernel**, and of an idle process for a long one. One sleep of tokio's timer wakes an
+//!   idle runtime three times; with a timerfd an idle agent went from 0.10 to 0.07 % of a core. Ten wakes a second are still two
+//!   thirds of what it uses: while the process uses under 1 % of a core the canary looks once a second, since there is no queue
+//!   whose delay could be seen. The timer is the agent's to set, so it looks faster at the first tick that finds work.
+//! - **A scrape allocates its body.** Through the registry of crate `prometheus` and `procfs` it took 496 allocations in text
+//!   and 2 177 in protobuf, each scrape anew. Series go from the reading to the body without a family in between, kernel files
+//!   are read into memory that is kept, and of procfs are left what is read once and what is asked of other processes.
 //! - **Profiles name functions, not lines**, unless asked for `?lines=1`: with 18 MB of debug information the line tables
 //!   cost 70 MB and 1.3 s in the service, its symbols under 10 MB and 81 ms. `go tool pprof` can add lines itself.
 //! - **The work of draining is no steady work.** In the work form, what pods use to work off a backlog is taken out of the

@@ -74,17 +74,24 @@ impl Collectors {
         }
     }
 
-    /// Samples what is only visible over time. Once per second; costs well under a microsecond per worker.
-    pub fn tick(&mut self, now: Now) {
+    /// Samples what is only visible over time. Once per second; costs well under a microsecond per worker. What is asked of an
+    /// idle process is less.
+    pub fn tick(&mut self, now: Now, process_is_idle: bool) {
         self.runtime.tick(now);
-        self.canary.tick(self.runtime.is_saturated());
+        // A blocked worker need not use any CPU.
+        self.canary.tick(match (self.runtime.is_saturated(), process_is_idle) {
+            (true, _) => canary::Pace::Saturated,
+            (false, true) => canary::Pace::Idle,
+            (false, false) => canary::Pace::Awake,
+        });
         self.workers.tick(self.runtime.active_workers());
     }
 
     /// Reads everything now, for what was not there and why.
     #[must_use]
     pub fn reasons(&mut self, now: Now) -> SourceReasons {
-        let snapshot = self.collect(now);
+        let mut snapshot = Snapshot::default();
+        self.collect(now, &mut snapshot);
         let reason = |outcome: &Result<(), Unavailable>| {
             outcome.as_ref().err().map(|error| error_chain(error))
         };
@@ -101,19 +108,17 @@ impl Collectors {
         self.reasons(now).into_iter().map(line).collect()
     }
 
-    /// Reads everything now.
-    #[must_use]
-    pub fn collect(&mut self, now: Now) -> Snapshot {
-        let mut snapshot = Snapshot::default();
-        self.runtime.collect(self.canary.tasks() + self.workers.tasks(), &mut snapshot);
-        self.canary.collect(now.monotonic, &mut snapshot);
-        self.allocator.collect(&mut snapshot);
-        let threads = self.process.collect_with_threads(&mut snapshot);
-        self.workers.collect(&threads, self.process.threads(), &mut snapshot);
-        self.cgroup.collect(&mut snapshot);
-        self.psi.collect(self.cgroup.unified_directory(), &mut snapshot);
-        self.host.collect(&mut snapshot);
-        snapshot
+    /// Reads everything now. What the snapshot held before is gone.
+    pub fn collect(&mut self, now: Now, snapshot: &mut Snapshot) {
+        snapshot.clear();
+        self.runtime.collect(self.canary.tasks() + self.workers.tasks(), snapshot);
+        self.canary.collect(now.monotonic, snapshot);
+        self.allocator.collect(snapshot);
+        self.process.collect(snapshot);
+        self.workers.collect(self.process.threads(), snapshot);
+        self.cgroup.collect(snapshot);
+        self.psi.collect(self.cgroup.unified_directory(), snapshot);
+        self.host.collect(snapshot);
     }
 }
 
@@ -121,8 +126,11 @@ impl Collectors {
 #[doc(hidden)]
 pub fn read_any_text(text: &str) {
     let (first, second) = text.split_at(text.floor_char_boundary(text.len() / 2));
-    let _ = (text::cpu_max(text), text::cfs_quota(first, second), text::memory_max(text));
+    let _ =
+        (text::cpu_max(text), text::cfs_quota(first, second.len() as u64), text::memory_max(text));
     let _ = (text::number(text), text::schedstat(text), text::stalls(text));
+    let _ = (text::process_stat(text), text::soft_limit(text, "Max open files"));
+    let _ = text::available_memory(text);
     let _ = text::Keyed::new(text).get(first);
     cgroup::locate_any_text(first, second);
 }

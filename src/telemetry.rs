@@ -3,6 +3,7 @@
 //! In: `HEADROOM_LOG` (env-filter syntax) and whether stderr is a terminal. Out: a global `tracing` subscriber on stderr,
 //! JSON lines unless a person is watching.
 
+use std::fmt::Write as _;
 use std::io::IsTerminal;
 use std::sync::OnceLock;
 
@@ -12,14 +13,20 @@ use tracing_subscriber::util::SubscriberInitExt;
 /// An error with its causes in one line, for the log.
 #[must_use]
 pub fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
+    let mut text = String::new();
+    write_error_chain(error, &mut text);
+    text
+}
+
+/// The same, at the end of `text`.
+pub fn write_error_chain(error: &(dyn std::error::Error + 'static), text: &mut String) {
+    // Writing to a String cannot fail.
+    let _ = write!(text, "{error}");
     let mut cause = error.source();
     while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
+        let _ = write!(text, ": {error}");
         cause = error.source();
     }
-    text
 }
 
 /// How a program's logs leave it.

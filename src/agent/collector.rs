@@ -1,7 +1,7 @@
-//! The signals as a Prometheus collector: read when the registry is asked.
+//! The signals of a process as a scrape gets them.
 //!
-//! In: snapshots of `signals`. Out: metric families under the names of the catalogue, and the agent's own. Never: a family
-//! without values; a source that has none shows as 0 in `headroom_agent_source_available`, its reason in the log.
+//! In: snapshots of `signals`. Out: series under the names of the catalogue, and the agent's own. Never: a family without
+//! values; a source that has none shows as 0 in `headroom_agent_source_available`, its reason in the log.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,171 +9,200 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use prometheus::core::{Collector, Desc};
-use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::proto::MetricFamily;
 
-use super::http_layer;
+use super::exposition::Sink;
+use super::server::Evicted;
 use crate::pprof;
 use crate::signals::catalogue::families;
-use crate::signals::{CATALOGUE, Collectors, Family, FamilyKind, Snapshot, Unavailable};
-use crate::telemetry::error_chain;
-use crate::time::{Clock, Timestamp};
+use crate::signals::{CATALOGUE, Collectors, Snapshot, Unavailable};
+use crate::telemetry::write_error_chain;
+use crate::time::Clock;
 
-/// Reads all sources at every gather.
+/// Reads all sources at every scrape.
 #[derive(Debug)]
-pub(crate) struct SignalCollector {
+pub(super) struct SignalCollector {
     service: String,
     clock: Clock,
     collectors: Arc<Mutex<Collectors>>,
-    descriptions: Vec<Desc>,
+    evicted: Evicted,
     reasons: KnownReasons,
-}
-
-/// Families that other parts of the agent register themselves.
-fn is_registered_apart(family: &Family) -> bool {
-    let of_requests = http_layer::FAMILIES.iter().any(|apart| apart.name == family.name);
-    of_requests || family.name == families::AGENT_CONNECTIONS_EVICTED.name
+    /// Only its memory is used again.
+    snapshot: Snapshot,
 }
 
 impl SignalCollector {
-    /// All families of the catalogue that no other part registers.
+    pub(super) fn new(
+        service: String,
+        clock: Clock,
+        collectors: Arc<Mutex<Collectors>>,
+        evicted: Evicted,
+    ) -> Self {
+        let (reasons, snapshot) = (KnownReasons::default(), Snapshot::default());
+        Self { service, clock, collectors, evicted, reasons, snapshot }
+    }
+
+    /// Reads, and writes every family that has values.
+    pub(super) fn write(&mut self, sink: &mut impl Sink) {
+        let now = self.clock.now();
+        self.collectors.lock().collect(now, &mut self.snapshot);
+        let reason = |error: &Unavailable, text: &mut String| write_error_chain(error, text);
+        self.reasons.update(&self.snapshot, reason, |source, reason| match reason {
+            Some(error) => tracing::debug!(source, error, "source is not available"),
+            None => tracing::debug!(source, "source is available again"),
+        });
+        self.evicted.collect(&mut self.snapshot);
+        let took = self.clock.now().monotonic.since(now.monotonic);
+        write(&self.snapshot, &self.service, took, sink);
+    }
+}
+
+/// Writes a snapshot, which sources it had and how long it took.
+pub(super) fn write(snapshot: &Snapshot, service: &str, took: Duration, sink: &mut impl Sink) {
+    for reading in snapshot.readings() {
+        sink.number(reading.family, reading.labels(), reading.value, reading.at);
+    }
+    for (source, outcome) in snapshot.sources() {
+        let available = f64::from(u8::from(outcome.is_ok()));
+        sink.number(&families::AGENT_SOURCE_AVAILABLE, &[source], available, None);
+    }
+    for (reason, lost) in pprof::samples_lost() {
+        sink.number(&families::AGENT_PROFILE_SAMPLES_LOST, &[reason], lost as f64, None);
+    }
+    let version = env!("CARGO_PKG_VERSION");
+    sink.number(&families::AGENT_INFO, &[service, version], 1.0, None);
+    sink.number(&families::AGENT_COLLECTION_SECONDS, &[], took.as_secs_f64(), None);
+}
+
+/// The reason of each source that had no values when it was last read.
+#[derive(Debug, Default)]
+pub(super) struct KnownReasons {
+    known: HashMap<&'static str, String>,
+    /// The one that is looked at.
+    text: String,
+}
+
+impl KnownReasons {
+    /// Calls `tell` with a source and its reason when that is new, and with `None` at a recovery.
+    pub(super) fn update(
+        &mut self,
+        snapshot: &Snapshot,
+        reason: fn(&Unavailable, &mut String),
+        tell: fn(&str, Option<&str>),
+    ) {
+        for (source, outcome) in snapshot.sources() {
+            match outcome {
+                Ok(()) => {
+                    if self.known.remove(source).is_some() {
+                        tell(source, None);
+                    }
+                }
+                Err(error) => {
+                    self.text.clear();
+                    reason(error, &mut self.text);
+                    if self.known.get(source) != Some(&self.text) {
+                        tell(source, Some(&self.text));
+                        self.known.insert(source, self.text.clone());
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Keeps the names of the catalogue from being registered by the service. The registry itself is not asked for these families:
+/// it knows no native histograms and no exemplars, and each scrape would allocate every name and label.
+pub(super) struct Reserved(Vec<Desc>);
+
+impl Reserved {
+    pub(super) fn new() -> Result<Self, prometheus::Error> {
+        let description = |family: &crate::signals::Family| {
+            let labels = family.labels.iter().map(|&label| label.to_owned()).collect();
+            Desc::new(family.name.to_owned(), family.help.to_owned(), labels, HashMap::new())
+        };
+        CATALOGUE.iter().map(description).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+impl Collector for Reserved {
+    fn desc(&self) -> Vec<&Desc> {
+        self.0.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        Vec::new()
+    }
+}
+
+/// The signals in a registry, for a program that has one `/metrics` for all it says of itself.
+#[cfg(feature = "adapter")]
+pub(crate) struct Registered {
+    signals: Mutex<SignalCollector>,
+    reserved: Reserved,
+}
+
+#[cfg(feature = "adapter")]
+impl Registered {
     pub(crate) fn new(
         service: &str,
         clock: Clock,
         collectors: Arc<Mutex<Collectors>>,
     ) -> Result<Self, prometheus::Error> {
-        let descriptions = CATALOGUE
-            .iter()
-            .filter(|family| !is_registered_apart(family))
-            .map(describe)
-            .collect::<Result<_, _>>()?;
-        let reasons = KnownReasons::default();
-        Ok(Self { service: service.to_owned(), clock, collectors, descriptions, reasons })
+        let evicted = Evicted::default();
+        let signals = SignalCollector::new(service.to_owned(), clock, collectors, evicted);
+        Ok(Self { signals: Mutex::new(signals), reserved: Reserved::new()? })
     }
 }
 
-/// The reason of each source that had no values when it was last read.
-#[derive(Debug, Default)]
-pub(super) struct KnownReasons(Mutex<HashMap<&'static str, String>>);
-
-impl KnownReasons {
-    /// Calls `tell` with a source and its reason when that is new, and with `None` at a recovery.
-    pub(super) fn update(
-        &self,
-        snapshot: &Snapshot,
-        reason: fn(&Unavailable) -> String,
-        tell: fn(&str, Option<&str>),
-    ) {
-        let mut known = self.0.lock();
-        for (source, outcome) in snapshot.sources() {
-            let reason = outcome.as_ref().err().map(reason);
-            if known.get(source) != reason.as_ref() {
-                tell(source, reason.as_deref());
-                match reason {
-                    Some(reason) => known.insert(source, reason),
-                    None => known.remove(source),
-                };
-            }
-        }
-    }
-}
-
-impl Collector for SignalCollector {
+#[cfg(feature = "adapter")]
+impl Collector for Registered {
     fn desc(&self) -> Vec<&Desc> {
-        self.descriptions.iter().collect()
+        self.reserved.desc()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let now = self.clock.now();
-        let snapshot = self.collectors.lock().collect(now);
-        let reason = |error: &Unavailable| error_chain(error);
-        self.reasons.update(&snapshot, reason, |source, reason| match reason {
-            Some(error) => tracing::debug!(source, error, "source is not available"),
-            None => tracing::debug!(source, "source is available again"),
-        });
-        let took = self.clock.now().monotonic.since(now.monotonic);
-        metric_families(&snapshot, &self.service, took)
+        let mut families = super::exposition::FamilySet::default();
+        self.signals.lock().write(&mut families);
+        families.0
     }
 }
 
-/// A snapshot as metric families, with which sources it had and how long it took.
-pub(super) fn metric_families(
-    snapshot: &Snapshot,
-    service: &str,
-    took: Duration,
-) -> Vec<MetricFamily> {
-    let mut found = FamilySet::default();
-    for reading in snapshot.readings() {
-        found.add(reading.family, &reading.labels, reading.value, reading.at);
-    }
-    for (source, outcome) in snapshot.sources() {
-        let available = f64::from(u8::from(outcome.is_ok()));
-        found.add(&families::AGENT_SOURCE_AVAILABLE, &[source], available, None);
-    }
-    for (reason, lost) in pprof::samples_lost() {
-        found.add(&families::AGENT_PROFILE_SAMPLES_LOST, &[reason], lost as f64, None);
-    }
-    found.add(&families::AGENT_INFO, &[service, env!("CARGO_PKG_VERSION")], 1.0, None);
-    found.add(&families::AGENT_COLLECTION_SECONDS, &[], took.as_secs_f64(), None);
-    found.0
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// The options of a metric that is registered on its own, as the catalogue describes it.
-pub(super) fn options(family: &Family) -> prometheus::Opts {
-    prometheus::Opts::new(family.name, family.help)
-}
-
-pub(super) fn describe(family: &Family) -> Result<Desc, prometheus::Error> {
-    let labels = family.labels.iter().map(|&label| label.to_owned()).collect();
-    Desc::new(family.name.to_owned(), family.help.to_owned(), labels, HashMap::new())
-}
-
-/// Metric families under construction. Series of one family come one after the other.
-#[derive(Default)]
-struct FamilySet(Vec<MetricFamily>);
-
-impl FamilySet {
-    fn add(&mut self, family: &Family, labels: &[&str], value: f64, at: Option<Timestamp>) {
-        let mut metric = Metric::from_label(label_pairs(family, labels));
-        match family.kind {
-            FamilyKind::Counter => {
-                let mut counter = Counter::default();
-                counter.set_value(value);
-                metric.set_counter(counter);
-            }
-            FamilyKind::Gauge | FamilyKind::Histogram => {
-                let mut gauge = Gauge::default();
-                gauge.set_value(value);
-                metric.set_gauge(gauge);
-            }
+    #[test]
+    fn the_service_cannot_register_a_family_of_the_agent() {
+        let registry = prometheus::Registry::new();
+        registry.register(Box::new(Reserved::new().expect("valid names"))).expect("it is empty");
+        for family in CATALOGUE {
+            let own = prometheus::IntGauge::new(family.name, "The service's own");
+            let own = Box::new(own.expect("a valid name"));
+            assert!(registry.register(own).is_err(), "{}", family.name);
         }
-        if let Some(at) = at {
-            metric.set_timestamp_ms(at.as_millis());
-        }
-        match self.0.last_mut() {
-            Some(last) if last.name() == family.name => last.mut_metric().push(metric),
-            _ => self.0.push(family_of(family, metric)),
-        }
+        assert_eq!(registry.gather(), []);
     }
-}
 
-fn family_of(family: &Family, metric: Metric) -> MetricFamily {
-    let mut started = MetricFamily::default();
-    started.set_name(family.name.to_owned());
-    started.set_help(family.help.to_owned());
-    started.set_field_type(match family.kind {
-        FamilyKind::Counter => MetricType::COUNTER,
-        FamilyKind::Gauge | FamilyKind::Histogram => MetricType::GAUGE,
-    });
-    started.set_metric(vec![metric]);
-    started
-}
-
-fn label_pairs(family: &Family, values: &[&str]) -> Vec<LabelPair> {
-    let pair = |(name, value): (&&str, &&str)| {
-        let mut pair = LabelPair::default();
-        pair.set_name((*name).to_owned());
-        pair.set_value((*value).to_owned());
-        pair
-    };
-    family.labels.iter().zip(values).map(pair).collect()
+    #[test]
+    fn a_reason_is_told_once_and_again_when_it_changes_or_ends() {
+        static TOLD: Mutex<Vec<String>> = Mutex::new(Vec::new());
+        let mut known = KnownReasons::default();
+        let outcomes = [
+            Err(Unavailable::NotHere("first")),
+            Err(Unavailable::NotHere("first")),
+            Err(Unavailable::NotHere("second")),
+            Ok(()),
+            Ok(()),
+        ];
+        for outcome in outcomes {
+            let mut snapshot = Snapshot::default();
+            snapshot.source("psi", outcome);
+            let reason = |error: &Unavailable, text: &mut String| write_error_chain(error, text);
+            known.update(&snapshot, reason, |source, reason| {
+                TOLD.lock().push(format!("{source} {reason:?}"));
+            });
+        }
+        let expected = ["psi Some(\"first\")", "psi Some(\"second\")", "psi None"];
+        assert_eq!(*TOLD.lock(), expected);
+    }
 }

@@ -356,13 +356,13 @@ impl SeriesNames {
         let mut values = Vec::with_capacity(readings.len());
         for (index, reading) in readings.iter().enumerate() {
             let known = self.0.get(index).filter(|(family, labels, _)| {
-                std::ptr::eq(*family, reading.family) && labels.iter().eq(reading.labels.iter())
+                std::ptr::eq(*family, reading.family) && labels.iter().eq(reading.labels())
             });
             let labels = if let Some((.., labels)) = known {
                 labels.clone()
             } else {
-                let text: Arc<str> = written(reading.family, &reading.labels).into();
-                let values = reading.labels.iter().map(ToString::to_string).collect();
+                let text: Arc<str> = written(reading.family, reading.labels()).into();
+                let values = reading.labels().iter().map(ToString::to_string).collect();
                 let entry = (reading.family, values, text.clone());
                 if index < self.0.len() {
                     self.0[index] = entry

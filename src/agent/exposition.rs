@@ -1,22 +1,32 @@
 //! `/metrics`: Prometheus text 0.0.4, OpenMetrics 1.0 or Prometheus' protobuf, whichever the client prefers.
 //!
-//! In: the registry's families, those of the request layer, and an `Accept` header. Out: a body and its content type. Never: an
+//! In: the signals, the registry's families, those of the request layer, and an `Accept` header. Out: a body and its content type. Never: an
 //! error because one family is odd.
 //!
 //! The three differ in what they can say: only protobuf has native histograms, and text has no exemplars.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
+use parking_lot::Mutex;
 use prometheus::Registry;
+#[cfg(feature = "adapter")]
 use prometheus::proto::MetricFamily;
 
+use super::collector::SignalCollector;
 use super::http_layer::{Exemplars, HttpLayer};
 use crate::signals::Family;
 use crate::signals::exponential::Snapshot;
+use crate::time::Timestamp;
 
+#[cfg(feature = "adapter")]
+mod family_set;
 mod protobuf;
 mod text;
+
+#[cfg(feature = "adapter")]
+pub(super) use family_set::FamilySet;
+#[cfg(test)]
+pub(super) use text::Writer as Text;
 
 /// A format that can be served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,19 +53,25 @@ impl Format {
         let mut best = (Self::Text, 0.0);
         for range in accept.unwrap_or_default().split(',') {
             let mut parts = range.split(';').map(str::trim);
-            let media_type = parts.next().unwrap_or_default().to_ascii_lowercase();
+            let media_type = parts.next().unwrap_or_default();
             let (mut quality, mut parameters) = (1.0_f32, Parameters::default());
             for (name, value) in parts.filter_map(|part| part.split_once('=')) {
                 let value = value.trim().trim_matches('"');
-                match name.trim().to_ascii_lowercase().as_str() {
-                    "q" => quality = value.parse().unwrap_or(0.0),
-                    "version" => parameters.version = Some(value),
-                    "proto" => parameters.message = Some(value),
-                    "encoding" => parameters.encoding = Some(value),
+                match name.trim() {
+                    name if name.eq_ignore_ascii_case("q") => {
+                        quality = value.parse().unwrap_or(0.0);
+                    }
+                    name if name.eq_ignore_ascii_case("version") => {
+                        parameters.version = Some(value);
+                    }
+                    name if name.eq_ignore_ascii_case("proto") => parameters.message = Some(value),
+                    name if name.eq_ignore_ascii_case("encoding") => {
+                        parameters.encoding = Some(value);
+                    }
                     _ => {}
                 }
             }
-            if let Some(format) = Self::of_media_type(&media_type, &parameters)
+            if let Some(format) = Self::of_media_type(media_type, &parameters)
                 && quality > best.1
             {
                 best = (format, quality);
@@ -65,14 +81,18 @@ impl Format {
     }
 
     fn of_media_type(media_type: &str, parameters: &Parameters<'_>) -> Option<Self> {
-        match (media_type, parameters.version) {
-            ("application/openmetrics-text", None | Some("1.0.0")) => Some(Self::OpenMetrics),
-            ("text/plain", None | Some("0.0.4")) | ("text/*" | "*/*", _) => Some(Self::Text),
-            ("application/vnd.google.protobuf", _) => {
-                let families = parameters.message == Some("io.prometheus.client.MetricFamily");
-                (families && parameters.encoding == Some("delimited")).then_some(Self::Protobuf)
-            }
-            _ => None,
+        let is = |known: &str| media_type.eq_ignore_ascii_case(known);
+        let Parameters { version, message, encoding } = *parameters;
+        if is("text/*") || is("*/*") {
+            Some(Self::Text)
+        } else if is("text/plain") {
+            matches!(version, None | Some("0.0.4")).then_some(Self::Text)
+        } else if is("application/openmetrics-text") {
+            matches!(version, None | Some("1.0.0")).then_some(Self::OpenMetrics)
+        } else {
+            let families = message == Some("io.prometheus.client.MetricFamily");
+            let named = is("application/vnd.google.protobuf") && families;
+            (named && encoding == Some("delimited")).then_some(Self::Protobuf)
         }
     }
 
@@ -84,23 +104,6 @@ impl Format {
             Self::Protobuf => {
                 "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; \
                  encoding=delimited"
-            }
-        }
-    }
-
-    fn encode(self, families: &[MetricFamily], requests: &HttpLayer, size: usize) -> Vec<u8> {
-        match self {
-            Self::Text | Self::OpenMetrics => {
-                let mut writer = text::Writer::new(self == Self::OpenMetrics, size);
-                families.iter().for_each(|family| writer.gathered(family));
-                requests.write(&mut writer);
-                writer.finish()
-            }
-            Self::Protobuf => {
-                let mut writer = protobuf::Writer::new(size);
-                families.iter().for_each(|family| writer.gathered(family));
-                requests.write(&mut writer);
-                writer.finish()
             }
         }
     }
@@ -116,45 +119,100 @@ pub fn read_any_accept(accept: &str) {
 /// Families in the text format.
 #[cfg(feature = "adapter")]
 pub(super) fn text_of(families: &[MetricFamily]) -> String {
-    let mut writer = text::Writer::new(false, 16 * 1024);
+    let mut writer = text::Writer::default();
+    writer.begin(false);
     families.iter().for_each(|family| writer.gathered(family));
-    String::from_utf8(writer.finish()).expect("names, labels and numbers are UTF-8")
+    writer.finish()
 }
 
-/// Takes the families that are written without going through the registry, each with its series.
+/// An eighth of room for what is new.
+const fn with_room(size: usize) -> usize {
+    size + size / 8
+}
+
+/// Takes series of gauges and counters. Those of one family come one after the other.
 pub(super) trait Sink {
-    /// A new family; the series that follow are its own.
-    fn family(&mut self, family: &Family);
+    /// One label value per label name of the family, in that order. `at` where the value was not true just now.
+    fn number(
+        &mut self,
+        family: &'static Family,
+        labels: &[&str],
+        value: f64,
+        at: Option<Timestamp>,
+    );
+}
 
-    /// The value of a series of a gauge or counter. One label value per label name of the family, in that order.
-    fn number(&mut self, labels: &[&str], value: f64);
-
-    /// The counts of a series of a histogram.
-    fn histogram(&mut self, labels: &[&str], durations: &Snapshot, exemplars: &Exemplars);
+/// Takes series of histograms too.
+pub(super) trait HistogramSink: Sink {
+    fn histogram(
+        &mut self,
+        family: &'static Family,
+        labels: &[&str],
+        durations: &Snapshot,
+        exemplars: &Exemplars,
+    );
 }
 
 /// Everything that a scrape gets. Cheap to clone.
+///
+/// A scrape allocates its body and nothing else, as long as the service registers no metrics: what it reads into and what it
+/// writes with is kept from one to the next. No value is.
 #[derive(Clone, Debug)]
 pub(super) struct Exposition {
     registry: Registry,
     requests: HttpLayer,
-    /// Of the last body, so that the next is allocated once.
-    size: Arc<AtomicUsize>,
+    scrape: Arc<Mutex<Scrape>>,
+}
+
+/// What one scrape at a time uses.
+#[derive(Debug)]
+struct Scrape {
+    signals: SignalCollector,
+    text: text::Writer,
+    protobuf: protobuf::Writer,
 }
 
 impl Exposition {
-    pub(super) fn new(registry: Registry, requests: HttpLayer) -> Self {
-        Self { registry, requests, size: Arc::new(AtomicUsize::new(16 * 1024)) }
+    pub(super) fn new(registry: Registry, requests: HttpLayer, signals: SignalCollector) -> Self {
+        let (text, protobuf) = (text::Writer::default(), protobuf::Writer::default());
+        Self {
+            registry,
+            requests,
+            scrape: Arc::new(Mutex::new(Scrape { signals, text, protobuf })),
+        }
     }
 
     /// Runs all collectors and writes what they have.
     pub(super) fn body(&self, format: Format) -> Vec<u8> {
-        let size = self.size.load(Ordering::Relaxed);
-        // An eighth of room for what is new.
-        let body = format.encode(&self.registry.gather(), &self.requests, size + size / 8);
-        self.size.store(body.len(), Ordering::Relaxed);
-        body
+        // First, and without the lock: it may wait for collectors of the service.
+        let registered = self.registry.gather();
+        let Scrape { signals, text, protobuf } = &mut *self.scrape.lock();
+        match format {
+            Format::Text | Format::OpenMetrics => {
+                text.begin(format == Format::OpenMetrics);
+                signals.write(text);
+                registered.iter().for_each(|family| text.gathered(family));
+                self.requests.write(text);
+                text.finish().into_bytes()
+            }
+            Format::Protobuf => {
+                protobuf.begin();
+                signals.write(protobuf);
+                registered.iter().for_each(|family| protobuf.gathered(family));
+                self.requests.write(protobuf);
+                protobuf.finish()
+            }
+        }
     }
+}
+
+/// What `write` writes, as text.
+#[cfg(test)]
+pub(super) fn written(open: bool, write: impl FnOnce(&mut Text)) -> String {
+    let mut writer = Text::default();
+    writer.begin(open);
+    write(&mut writer);
+    writer.finish()
 }
 
 #[cfg(test)]

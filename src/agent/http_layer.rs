@@ -14,7 +14,6 @@ use std::task::{Context, Poll};
 use axum::extract::MatchedPath;
 use http::{Request, Response};
 use pin_project_lite::pin_project;
-use prometheus::Registry;
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
@@ -33,21 +32,13 @@ pub use trace_context::read_any_traceparent;
 
 use endpoints::{Endpoint, Endpoints, Outcome};
 pub(super) use exemplars::{Exemplar, Exemplars};
-pub(super) use exposed::FAMILIES;
 use trace_context::TraceContext;
 
 /// Measures every request of the services it wraps. Cheap to clone; every clone counts into the same series.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct HttpLayer(Arc<Endpoints>);
 
 impl HttpLayer {
-    /// A layer that has seen no request. Its families are not gathered with the registry, which knows no native histograms and
-    /// no exemplars; there it only reserves their names.
-    pub(super) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        registry.register(Box::new(exposed::Reserved::new()?))?;
-        Ok(Self(Arc::default()))
-    }
-
     /// To be called about once per second: the window of the recent durations moves with it.
     pub(super) fn tick(&self, now: Moment) {
         self.0.tick(now);
@@ -182,15 +173,11 @@ mod tests {
     use tower::ServiceExt as _;
 
     use super::endpoints::MAX_ENDPOINTS;
-    use crate::agent::exposition::{Exposition, Format};
+    use crate::agent::exposition::written;
     use http::{Request, StatusCode};
 
-    fn layer() -> HttpLayer {
-        HttpLayer::register(&Registry::new()).expect("an empty registry")
-    }
-
     fn service() -> (HttpLayer, Router) {
-        let layer = layer();
+        let layer = HttpLayer::default();
         let router = Router::new()
             .route("/users/{id}", get(|| async { "found" }))
             .route("/broken", post(|| async { StatusCode::BAD_GATEWAY }))
@@ -210,12 +197,11 @@ mod tests {
 
     /// The samples whose line starts with `prefix`.
     fn samples(layer: &HttpLayer, prefix: &str) -> Vec<String> {
-        lines(layer, Format::Text, prefix)
+        lines(layer, false, prefix)
     }
 
-    fn lines(layer: &HttpLayer, format: Format, prefix: &str) -> Vec<String> {
-        let body = Exposition::new(Registry::new(), layer.clone()).body(format);
-        let text = String::from_utf8(body).expect("text");
+    fn lines(layer: &HttpLayer, open: bool, prefix: &str) -> Vec<String> {
+        let text = written(open, |writer| layer.write(writer));
         text.lines().filter(|line| line.starts_with(prefix)).map(str::to_owned).collect()
     }
 
@@ -269,7 +255,7 @@ mod tests {
 
     #[tokio::test]
     async fn endpoints_past_the_limit_count_as_other() {
-        let layer = layer();
+        let layer = HttpLayer::default();
         let paths: Vec<String> =
             (0..MAX_ENDPOINTS + 3).map(|index| format!("/path{index}")).collect();
         let router =
@@ -290,7 +276,7 @@ mod tests {
 
     #[test]
     fn outcomes_past_the_limit_count_as_those_of_other() {
-        let layer = layer();
+        let layer = HttpLayer::default();
         let status = |code| Outcome::of_status(StatusCode::from_u16(code).expect("a status"));
         let codes = 200..200 + 21;
         for path in (0..50).map(|index| format!("/path{index}")) {
@@ -321,7 +307,7 @@ mod tests {
 
     #[tokio::test]
     async fn time_inside_polls_is_busy_time_and_waiting_is_not() {
-        let layer = layer();
+        let layer = HttpLayer::default();
         let work = || async {
             std::thread::sleep(std::time::Duration::from_millis(20));
             tokio::time::sleep(std::time::Duration::from_millis(500)).await;
@@ -375,7 +361,7 @@ mod tests {
             tokio::task::yield_now().await;
             sender.send(labels()).expect("the test waits");
         };
-        let router = Router::new().route("/work", get(handler)).layer(layer());
+        let router = Router::new().route("/work", get(handler)).layer(HttpLayer::default());
         let mut response = Box::pin(router.oneshot(traced("/work", "00")));
         assert!(futures::poll!(&mut response).is_pending());
         assert_eq!(labels(), Labels::NONE);
@@ -391,14 +377,14 @@ mod tests {
     async fn a_sampled_request_is_the_exemplar_of_its_bucket_in_openmetrics() {
         let (layer, router) = service();
         router.clone().oneshot(traced("/users/1", "00")).await.expect("axum is infallible");
-        let exemplars = |format| {
-            let all = lines(&layer, format, "http_server_request_duration_seconds_bucket");
+        let exemplars = |open| {
+            let all = lines(&layer, open, "http_server_request_duration_seconds_bucket");
             all.into_iter().filter(|line| line.contains(" # ")).collect::<Vec<_>>()
         };
-        assert_eq!(exemplars(Format::OpenMetrics), [""; 0]);
+        assert_eq!(exemplars(true), [""; 0]);
         router.oneshot(traced("/users/1", "01")).await.expect("axum is infallible");
-        assert_eq!(exemplars(Format::Text), [""; 0]);
-        let found = exemplars(Format::OpenMetrics);
+        assert_eq!(exemplars(false), [""; 0]);
+        let found = exemplars(true);
         let [line] = found.as_slice() else { panic!("{found:?}") };
         let (sample, exemplar) = line.split_once(" # ").expect("an exemplar");
         let (labels, numbers) = exemplar.split_once("} ").expect("labels");
@@ -432,14 +418,5 @@ mod tests {
         assert_eq!(quantiles().len(), 4);
         layer.tick(at(70));
         assert_eq!(quantiles(), [""; 0]);
-    }
-
-    #[test]
-    fn the_service_cannot_register_a_family_of_the_layer() {
-        let registry = Registry::new();
-        let _layer = HttpLayer::register(&registry).expect("an empty registry");
-        let name = "http_server_request_duration_seconds";
-        let own = prometheus::IntGauge::new(name, "The service's own").expect("a valid name");
-        assert!(registry.register(Box::new(own)).is_err());
     }
 }

@@ -9,7 +9,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -25,7 +25,6 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
-use prometheus::{IntCounter, Registry};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
@@ -34,13 +33,12 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use super::access::{self, Gate};
-use super::collector::options;
 use super::evidence::{self, Evidence};
 use super::exposition::{Exposition, Format};
 use crate::pprof;
 use crate::probes::Progress;
-use crate::signals::Collectors;
 use crate::signals::catalogue::families;
+use crate::signals::{Collectors, Snapshot};
 use crate::time::Clock;
 
 mod patient;
@@ -155,17 +153,19 @@ async fn metrics(State(scrapes): State<Scrapes>, headers: HeaderMap) -> Response
     }
 }
 
-/// Counts what the server did to its clients.
-#[derive(Clone, Debug)]
-pub(super) struct ServerMetrics {
-    evicted: IntCounter,
-}
+/// Counts connections that made room for others. Every clone is the same count.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Evicted(Arc<AtomicU64>);
 
-impl ServerMetrics {
-    pub(super) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let evicted = IntCounter::with_opts(options(&families::AGENT_CONNECTIONS_EVICTED))?;
-        registry.register(Box::new(evicted.clone()))?;
-        Ok(Self { evicted })
+impl Evicted {
+    fn count(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Adds the family.
+    pub(super) fn collect(&self, snapshot: &mut Snapshot) {
+        let evicted = self.0.load(Ordering::Relaxed);
+        snapshot.push(&families::AGENT_CONNECTIONS_EVICTED, evicted as f64);
     }
 }
 
@@ -173,10 +173,10 @@ impl ServerMetrics {
 pub(super) async fn serve(
     listener: TcpListener,
     router: Router,
-    metrics: ServerMetrics,
+    evicted: Evicted,
     stop: CancellationToken,
 ) {
-    let mut connections = Connections { tasks: JoinSet::new(), places: VecDeque::new(), metrics };
+    let mut connections = Connections { tasks: JoinSet::new(), places: VecDeque::new(), evicted };
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
@@ -206,7 +206,7 @@ struct Connections {
     tasks: JoinSet<()>,
     /// Oldest first.
     places: VecDeque<Place>,
-    metrics: ServerMetrics,
+    evicted: Evicted,
 }
 
 struct Place {
@@ -229,7 +229,7 @@ impl Connections {
             let oldest_idle = self.places.iter().position(idle).unwrap_or(0);
             if let Some(place) = self.places.remove(oldest_idle) {
                 place.task.abort();
-                self.metrics.evicted.inc();
+                self.evicted.count();
             }
         }
         let requests = Arc::new(AtomicUsize::new(0));

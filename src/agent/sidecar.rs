@@ -25,16 +25,16 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::access::{self, Authenticator, Gate};
-use super::collector::{KnownReasons, metric_families};
+use super::collector::{self, KnownReasons};
 use super::evidence::{self, Evidence, EvidenceOptions, PinRule, RingLimits, Subject};
-use super::exposition::{self, Format};
-use super::server::{self, SOURCES_PATH, ServerMetrics};
+use super::exposition::{self, FamilySet, Format};
+use super::server::{self, Evicted, SOURCES_PATH};
 use crate::config::{AgentConfig, CaptureConfig, CaptureRule, Live};
 use crate::probes::Progress;
 use crate::signals::catalogue::families;
 use crate::signals::host::HostCollector;
 use crate::signals::{Snapshot, Unavailable};
-use crate::telemetry::error_chain;
+use crate::telemetry::{error_chain, write_error_chain};
 use crate::time::Clock;
 use crate::units::Measure as _;
 
@@ -84,7 +84,7 @@ pub struct Sidecar(Arc<Shared>);
 struct Shared {
     live: Live<AgentConfig>,
     registry: Registry,
-    server_metrics: ServerMetrics,
+    evicted: Evicted,
     clock: Clock,
     client: TargetClient,
     evidence: Evidence,
@@ -92,7 +92,7 @@ struct Shared {
     kernel: Mutex<Kernel>,
     /// Whose holder observes: an answer of the service and what is made of it may be several times `agent.target.maxBody`.
     turn: Arc<Semaphore>,
-    reasons: KnownReasons,
+    reasons: Mutex<KnownReasons>,
 }
 
 /// What is read of the kernel.
@@ -119,19 +119,18 @@ impl Sidecar {
         let profiles = TargetProfiles { client: client.clone(), live: live.clone(), runtime };
         let options = evidence_options(&live.current().config.capture);
         let evidence = Evidence::new(Subject::Neighbour(Arc::new(profiles)), clock, options);
-        let server_metrics = ServerMetrics::register(&registry)?;
         let kernel = Kernel { process: TargetProcess::new(), host: HostCollector::new() };
         Ok(Self(Arc::new(Shared {
             live,
             registry,
-            server_metrics,
+            evicted: Evicted::default(),
             clock,
             client,
             evidence,
             gate: Gate::new(authenticator),
             kernel: Mutex::new(kernel),
             turn: Arc::new(Semaphore::new(1)),
-            reasons: KnownReasons::default(),
+            reasons: Mutex::default(),
         })))
     }
 
@@ -164,7 +163,7 @@ impl Sidecar {
         stop: CancellationToken,
     ) {
         let serve = |listener, router| {
-            server::serve(listener, router, self.0.server_metrics.clone(), stop.clone())
+            server::serve(listener, router, self.0.evicted.clone(), stop.clone())
         };
         let public = self.public_routes(progress);
         let serving = async {
@@ -262,11 +261,14 @@ impl Sidecar {
             snapshot.push(&families::AGENT_TARGET_UP, up);
         }
         snapshot.source("target_metrics", outcome);
-        self.0.reasons.update(&snapshot, reason, |source, reason| match reason {
+        self.0.reasons.lock().update(&snapshot, reason, |source, reason| match reason {
             Some(error) => tracing::warn!(source, error, "source is not available"),
             None => tracing::info!(source, "source is available again"),
         });
-        told.add(metric_families(&snapshot, &told.service, took));
+        self.0.evicted.collect(&mut snapshot);
+        let mut own = FamilySet::default();
+        collector::write(&snapshot, &told.service, took, &mut own);
+        told.add(own.0);
         told.add(self.0.registry.gather());
         told.snapshot = snapshot;
         told
@@ -310,10 +312,10 @@ fn evidence_options(config: &CaptureConfig) -> EvidenceOptions {
 }
 
 /// The whole chain, and what to set.
-fn reason(error: &Unavailable) -> String {
-    match target_process::grant(error) {
-        None => error_chain(error),
-        Some(grant) => format!("{}: {grant}", error_chain(error)),
+fn reason(error: &Unavailable, text: &mut String) {
+    write_error_chain(error, text);
+    if let Some(grant) = target_process::grant(error) {
+        text.extend([": ", grant]);
     }
 }
 
@@ -378,7 +380,11 @@ impl Observation {
         for (source, outcome) in self.snapshot.sources() {
             let _ = match outcome {
                 Ok(()) => writeln!(page, "{source:<24} available"),
-                Err(error) => writeln!(page, "{source:<24} NOT available: {}", reason(error)),
+                Err(error) => {
+                    let _ = write!(page, "{source:<24} NOT available: ");
+                    reason(error, &mut page);
+                    writeln!(page)
+                }
             };
         }
         page.push('\n');

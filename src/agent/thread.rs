@@ -15,11 +15,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::evidence::Evidence;
 use super::http_layer::HttpLayer;
-use super::server::{self, Routes, ServerMetrics};
+use super::server::{self, Evicted, Routes};
 use crate::pprof;
 use crate::probes::Beat;
 use crate::signals::allocator::Jemalloc;
-use crate::signals::{Collectors, process_cpu_time};
+use crate::signals::{Collectors, Snapshot, process_cpu_time};
 use crate::time::Clock;
 
 /// Between two samples of the workers.
@@ -39,7 +39,7 @@ pub(super) struct AgentThread {
     pub(super) debug_listener: Option<TcpListener>,
     pub(super) routes: Routes,
     pub(super) http_layer: HttpLayer,
-    pub(super) server_metrics: ServerMetrics,
+    pub(super) evicted: Evicted,
     pub(super) collectors: Arc<Mutex<Collectors>>,
     pub(super) polls: pprof::block::Watcher,
     pub(super) clock: Clock,
@@ -49,10 +49,10 @@ pub(super) struct AgentThread {
 impl AgentThread {
     /// Serves until told to stop. Says through `started` whether it could begin.
     pub(super) fn run(self, started: &SyncSender<io::Result<()>>) {
-        Jemalloc::leave_this_thread_uncounted();
+        Jemalloc::set_this_thread_apart();
         let runtime = Builder::new_current_thread()
             .enable_all()
-            .on_thread_start(Jemalloc::leave_this_thread_uncounted)
+            .on_thread_start(Jemalloc::set_this_thread_apart)
             .build();
         let runtime = match runtime {
             Ok(runtime) => runtime,
@@ -83,7 +83,7 @@ impl AgentThread {
             let _ = started.send(Ok(()));
             let serve = async {
                 let serve = |listener, router| {
-                    server::serve(listener, router, self.server_metrics.clone(), self.stop.clone())
+                    server::serve(listener, router, self.evicted.clone(), self.stop.clone())
                 };
                 match debug_listener {
                     None => serve(listener, self.routes.public().merge(self.routes.debug())).await,
@@ -114,31 +114,37 @@ async fn tick(
     // The first tick is immediate; the collectors have just been started.
     ticks.tick().await;
     let mut idle_ticks = 0_u32;
+    let mut snapshot = Snapshot::default();
     let mut cpu = process_cpu_time().unwrap_or_default();
     loop {
         ticks.tick().await;
         beat.beat();
         let now = clock.now();
         http_layer.tick(now.monotonic);
-        // Whoever scrapes may hold them for as long as the kernel's files take.
-        let ticked = collectors.try_lock().map(|mut collectors| collectors.tick(now));
+        Jemalloc::give_back();
         let former_cpu = std::mem::replace(&mut cpu, process_cpu_time().unwrap_or_default());
         let is_idle = cpu.saturating_sub(former_cpu) < TICK / 100;
+        // Whoever scrapes may hold them for as long as the kernel's files take.
+        let ticked = collectors.try_lock().map(|mut collectors| collectors.tick(now, is_idle));
         idle_ticks = if is_idle { idle_ticks.wrapping_add(1) } else { 0 };
         if !idle_ticks.is_multiple_of(IDLE_TICKS_PER_SLICE) {
             continue;
         }
-        let watched = collectors.clone();
+        let (watched, mut read_into) = (collectors.clone(), std::mem::take(&mut snapshot));
         // Reads files of the kernel: not on the thread that answers probes.
         let read = tokio::task::spawn_blocking(move || {
             let mut collectors = watched.lock();
             if ticked.is_none() {
-                collectors.tick(now);
+                collectors.tick(now, is_idle);
             }
-            collectors.collect(now)
+            collectors.collect(now, &mut read_into);
+            read_into
         });
         match read.await {
-            Ok(snapshot) => evidence.tick(now, &snapshot, &http_layer.totals()),
+            Ok(read) => {
+                evidence.tick(now, &read, &http_layer.totals());
+                snapshot = read;
+            }
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
                 tracing::error!(error, "reading the signals panicked");

@@ -350,7 +350,7 @@ impl Sampler {
         thread::Builder::new()
             .name("headroom-cpu".to_owned())
             .spawn(move || {
-                Jemalloc::leave_this_thread_uncounted();
+                Jemalloc::set_this_thread_apart();
                 let mut wait = ROUND;
                 while woken.recv_timeout(wait) != Err(RecvTimeoutError::Disconnected) {
                     if let Some(sampler) = &mut *SAMPLER.lock() {

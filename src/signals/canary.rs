@@ -3,7 +3,9 @@
 //! In: the service's runtime. Out: `tokio_scheduling_delay_seconds`, the worst lateness of the last [`WINDOW`]. Never: a value
 //! that stands still while the runtime does: a wake that is overdue counts with the lateness it has so far.
 //!
-//! It looks ten times a second, and a hundred times only while the runtime is saturated: an idle service is left asleep.
+//! It looks ten times a second, and a hundred times only while the runtime is saturated. While the process is idle once a
+//! second does, since every look wakes a runtime that sleeps: ten a second were two thirds of the agent's CPU there. As soon as
+//! the process does something, the agent's thread sets the timer to the next tenth of a second, which wakes nobody.
 //!
 //! It waits for a timer of the kernel, through the runtime's I/O driver, as a request's arrival comes in. tokio's own timer
 //! wakes an idle runtime three times for one sleep of 100 ms (to be told of the sleep, to sort it, to end it), and is late by
@@ -13,8 +15,8 @@
 //! of a program that aborts on panics, is looked at from outside: each tick spawns an empty task and sees how late it ran.
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -28,12 +30,31 @@ use super::snapshot::{Snapshot, Unavailable};
 use super::sys::Timer;
 use crate::time::{Clock, Moment};
 
-/// Between two wakes.
-const PERIOD: Duration = Duration::from_millis(100);
-/// Between two wakes while the runtime is saturated.
-const SATURATED_PERIOD: Duration = Duration::from_millis(10);
 /// How long a late wake is remembered, so that every scrape at the default interval sees it.
 pub const WINDOW: Duration = Duration::from_secs(5);
+
+/// How often the canary looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pace {
+    /// The process is idle.
+    Idle,
+    /// It does something, or is not known yet.
+    #[default]
+    Awake,
+    /// The runtime's workers are in use, or one of them is blocked.
+    Saturated,
+}
+
+impl Pace {
+    /// Between two wakes.
+    const fn period(self) -> Duration {
+        match self {
+            Self::Idle => Duration::from_secs(1),
+            Self::Awake => Duration::from_millis(100),
+            Self::Saturated => Duration::from_millis(10),
+        }
+    }
+}
 
 /// A task on the service's runtime, and what it saw. Dropping it ends the task.
 #[derive(Debug)]
@@ -48,12 +69,14 @@ pub struct Canary {
 struct Watch {
     clock: Clock,
     lateness: Arc<Mutex<Lateness>>,
-    saturated: Arc<AtomicBool>,
+    /// `None` where the runtime is looked at from outside.
+    timer: Option<Arc<Timer>>,
 }
 
 /// Wakes of the last window.
 #[derive(Debug, Default)]
 struct Lateness {
+    pace: Pace,
     due: Option<Moment>,
     wakes: VecDeque<(Moment, Duration)>,
 }
@@ -63,23 +86,23 @@ impl Canary {
     /// worker runs it.
     #[must_use]
     pub fn spawn(handle: &Handle, clock: Clock) -> Self {
-        let lateness = Arc::new(Mutex::new(Lateness::default()));
-        let watch = Watch { clock, lateness, saturated: Arc::default() };
         // A panic would be the service's end.
-        let task = if cfg!(panic = "abort") {
-            watch.spawn_look(handle)
-        } else {
-            handle.spawn(watch.clone().by_the_kernel_s_timer())
+        let timer = if cfg!(panic = "abort") { None } else { Timer::new().ok().map(Arc::new) };
+        let watch = Watch { clock, lateness: Arc::default(), timer };
+        let task = match &watch.timer {
+            Some(timer) => handle.spawn(watch.clone().by_the_kernel_s_timer(timer.clone())),
+            None => watch.spawn_look(handle),
         };
         Self { task: AbortOnDropHandle::new(task), watch, handle: handle.clone() }
     }
 
-    /// Says whether the runtime is saturated, which decides how often the canary looks from its next wake on. Once per tick;
-    /// where the kernel's timer cannot be waited for, this is when the runtime is looked at.
-    pub fn tick(&mut self, saturated: bool) {
-        self.watch.saturated.store(saturated, Ordering::Relaxed);
+    /// Says how often to look from now on. Once per tick; where the kernel's timer cannot be waited for, this is when the
+    /// runtime is looked at.
+    pub fn tick(&mut self, pace: Pace) {
         if self.task.is_finished() {
             self.task = AbortOnDropHandle::new(self.watch.spawn_look(&self.handle));
+        } else {
+            self.watch.keep_pace(pace);
         }
     }
 
@@ -108,12 +131,11 @@ impl Canary {
 }
 
 impl Watch {
-    /// Ends when the timer cannot be made or set.
-    async fn by_the_kernel_s_timer(self) {
-        let Ok(timer) = Timer::watched() else { return };
+    /// Ends when the timer cannot be watched or set.
+    async fn by_the_kernel_s_timer(self, timer: Arc<Timer>) {
+        let Ok(timer) = timer.watched() else { return };
         loop {
-            let period = self.begin();
-            if timer.get_ref().set(period).is_err() {
+            if self.begin(timer.get_ref()).is_err() {
                 return;
             }
             let Ok(mut ready) = timer.readable().await else { return };
@@ -130,21 +152,31 @@ impl Watch {
         handle.spawn(async move { watch.woke() })
     }
 
-    /// Notes when the next wake is due, and returns how long that is from now.
-    fn begin(&self) -> Duration {
-        let period = period(self.saturated.load(Ordering::Relaxed));
-        self.lateness.lock().due = Some(self.clock.now().monotonic + period);
-        period
+    /// Sets the timer to the next wake. It and what is noted of it change together, since the agent's thread may do so too.
+    fn begin(&self, timer: &Timer) -> io::Result<()> {
+        let mut lateness = self.lateness.lock();
+        let period = lateness.pace.period();
+        lateness.due = Some(self.clock.now().monotonic + period);
+        timer.set(period)
+    }
+
+    /// Brings the next wake forward if it is further away than the pace allows. One that is overdue stays so.
+    fn keep_pace(&self, pace: Pace) {
+        let mut lateness = self.lateness.lock();
+        lateness.pace = pace;
+        let sooner = self.clock.now().monotonic + pace.period();
+        if let (Some(due), Some(timer)) = (lateness.due, &self.timer)
+            && due > sooner
+            && timer.set(pace.period()).is_ok()
+        {
+            lateness.due = Some(sooner);
+        }
     }
 
     fn woke(&self) {
         self.lateness.lock().woke(self.clock.now().monotonic);
         seats::note();
     }
-}
-
-const fn period(saturated: bool) -> Duration {
-    if saturated { SATURATED_PERIOD } else { PERIOD }
 }
 
 impl Lateness {
@@ -217,14 +249,44 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_canary_sleeps_shorter_only_while_the_runtime_is_saturated() {
+    async fn the_canary_looks_as_often_as_the_pace_says() {
         let mut canary = Canary::spawn(&Handle::current(), Clock::start());
-        assert!(until_next(&canary).await >= PERIOD);
-        canary.tick(true);
-        while until_next(&canary).await >= PERIOD {}
-        canary.tick(false);
+        assert!(until_next(&canary).await >= Pace::Awake.period());
+        canary.tick(Pace::Saturated);
+        while until_next(&canary).await >= Pace::Awake.period() {}
+        canary.tick(Pace::Idle);
         // A sleep that runs at the change is not cut short; the one after it is long.
-        while until_next(&canary).await < PERIOD {}
+        while until_next(&canary).await < Pace::Idle.period() {}
+    }
+
+    #[tokio::test]
+    async fn a_wake_that_is_further_away_than_the_pace_is_brought_forward() {
+        let clock = Clock::start();
+        let mut canary = Canary::spawn(&Handle::current(), clock);
+        tokio::task::yield_now().await;
+        let far = clock.now().monotonic + Duration::from_secs(3_600);
+        let timer = canary.watch.timer.clone().expect("timers are allowed");
+        timer.set(Duration::from_secs(3_600)).expect("timers can be set");
+        canary.watch.lateness.lock().due = Some(far);
+        canary.tick(Pace::Awake);
+        assert!(canary.watch.lateness.lock().due < Some(far));
+        // Not in an hour.
+        assert!(until_next(&canary).await < 2 * Pace::Awake.period());
+    }
+
+    #[tokio::test]
+    async fn a_wake_that_is_overdue_stays_so_whatever_the_pace() {
+        let clock = Clock::start();
+        let mut canary = Canary::spawn(&Handle::current(), clock);
+        tokio::task::yield_now().await;
+        // This runtime has one thread, which the canary does not get.
+        std::thread::sleep(Pace::Awake.period() + Duration::from_millis(50));
+        for pace in [Pace::Saturated, Pace::Idle, Pace::Awake] {
+            canary.tick(pace);
+            let worst = canary.watch.lateness.lock().worst(clock.now().monotonic);
+            assert!(worst >= Some(Duration::from_millis(50)), "{pace:?}: {worst:?}");
+        }
+        until_next(&canary).await;
     }
 
     #[test]
@@ -235,7 +297,7 @@ mod tests {
             let mut canary = Canary::spawn(&Handle::current(), clock);
             tokio::task::yield_now().await;
             assert!(canary.task.is_finished(), "tokio panics in a task where it has no driver");
-            canary.tick(false);
+            canary.tick(Pace::Awake);
             std::thread::sleep(Duration::from_millis(30));
             tokio::task::yield_now().await;
             let worst = canary.watch.lateness.lock().worst(clock.now().monotonic);

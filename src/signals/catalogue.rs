@@ -114,6 +114,7 @@ mod tests {
             assert_eq!(name.ends_with("_total"), *kind == FamilyKind::Counter, "{name}");
             assert!(!help.is_empty() && !help.ends_with('.') && !source.is_empty(), "{name}");
             assert!(labels.iter().all(|label| !label.is_empty()), "{name}");
+            assert!(labels.len() <= crate::signals::snapshot::MAX_LABELS, "{name}");
         }
     }
 

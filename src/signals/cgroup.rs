@@ -12,7 +12,7 @@
 use std::path::{Path, PathBuf};
 
 use super::catalogue::families;
-use super::kernel_file::read;
+use super::kernel_file::KernelFiles;
 use super::snapshot::{Snapshot, Unavailable};
 use super::text::{self, Keyed};
 
@@ -36,6 +36,7 @@ pub struct CgroupCollector {
     process: PathBuf,
     membership: String,
     location: Location,
+    files: KernelFiles,
 }
 
 impl CgroupCollector {
@@ -44,7 +45,7 @@ impl CgroupCollector {
     pub fn new(root: impl AsRef<Path>) -> Self {
         let root = root.as_ref().to_owned();
         let process = root.join("proc/self");
-        Self { root, process, membership: String::new(), location: Location::default() }
+        Self::at(root, process)
     }
 
     /// The cgroup of another process, through the file system that it sees: a container's own cgroup is mounted nowhere else.
@@ -53,15 +54,21 @@ impl CgroupCollector {
     pub fn of(pid: i32) -> Self {
         let process = PathBuf::from(format!("/proc/{pid}"));
         let root = process.join("root");
-        Self { root, process, membership: String::new(), location: Location::default() }
+        Self::at(root, process)
+    }
+
+    fn at(root: PathBuf, process: PathBuf) -> Self {
+        let (location, files) = (Location::default(), KernelFiles::default());
+        Self { root, process, membership: String::new(), location, files }
     }
 
     /// Adds the cgroup families.
     pub fn collect(&mut self, snapshot: &mut Snapshot) {
         let located = self.locate();
+        let Self { location, files, .. } = self;
         let (cpu, memory) = match located {
             Ok(()) => {
-                (collect_cpu(&self.location, snapshot), collect_memory(&self.location, snapshot))
+                (collect_cpu(location, files, snapshot), collect_memory(location, files, snapshot))
             }
             Err(error) => (Err(error), Err(Unavailable::NotHere("the cgroup is not known"))),
         };
@@ -77,47 +84,49 @@ impl CgroupCollector {
     }
 
     fn locate(&mut self) -> Result<(), Unavailable> {
-        let membership = read(&self.process.join("cgroup"))?;
+        let membership = self.files.read(&self.process, "cgroup")?;
         if membership != self.membership {
+            let membership = membership.to_owned();
             // What may not be looked into would read as a cgroup that is not there.
             if let Err(source) = std::fs::metadata(&self.root) {
                 return Err(Unavailable::Read { path: self.root.clone(), source });
             }
-            let mounts = read(&self.process.join("mountinfo"))?;
-            self.location = Location::find(&membership, &mounts, &self.root, is_root);
+            let mounts = self.files.read(&self.process, "mountinfo")?;
+            self.location = Location::find(&membership, mounts, &self.root, is_root);
             self.membership = membership;
         }
         Ok(())
     }
 }
 
-fn collect_cpu(location: &Location, snapshot: &mut Snapshot) -> Result<(), Unavailable> {
+fn collect_cpu(
+    location: &Location,
+    files: &mut KernelFiles,
+    snapshot: &mut Snapshot,
+) -> Result<(), Unavailable> {
     let Some(cpu) = &location.cpu else {
         return Err(Unavailable::NotHere("no cgroup has the cpu controller"));
     };
     if cpu.is_root {
         return Err(ROOT);
     }
-    let (binding, limit) = least_quota(cpu)?;
+    let (binding, limit) = least_quota(cpu, files)?;
     if let Some(cores) = limit {
         snapshot.push(&families::CGROUP_CPU_LIMIT, cores);
     }
     // cpuacct may be mounted apart from cpu; where the process is in its root, use is not known.
     let cpuacct = location.cpuacct.as_ref().filter(|found| !found.is_root && !found.unified);
     if let Some(cpuacct) = cpuacct {
-        let usage = number(&cpuacct.directory.join("cpuacct.usage"))?;
+        let usage = files.parse(&cpuacct.directory, "cpuacct.usage", text::number)?;
         push_if(snapshot, &families::CGROUP_CPU_USAGE, Some(usage), 1e9);
     }
-    let text = read(&binding.join("cpu.stat"))?;
-    let stat = Keyed::new(&text);
+    if cpu.unified {
+        let own = Keyed::new(files.read(&cpu.directory, "cpu.stat")?);
+        push_if(snapshot, &families::CGROUP_CPU_USAGE, own.get("usage_usec"), 1e6);
+    }
     let (throttled, per_second) =
         if cpu.unified { ("throttled_usec", 1e6) } else { ("throttled_time", 1e9) };
-    if cpu.unified && binding == cpu.directory {
-        push_if(snapshot, &families::CGROUP_CPU_USAGE, stat.get("usage_usec"), 1e6);
-    } else if cpu.unified {
-        let own = read(&cpu.directory.join("cpu.stat"))?;
-        push_if(snapshot, &families::CGROUP_CPU_USAGE, Keyed::new(&own).get("usage_usec"), 1e6);
-    }
+    let stat = Keyed::new(files.read(binding, "cpu.stat")?);
     push_if(snapshot, &families::CGROUP_CPU_THROTTLED, stat.get(throttled), per_second);
     push_if(snapshot, &families::CGROUP_CPU_PERIODS, stat.get("nr_periods"), 1.0);
     push_if(snapshot, &families::CGROUP_CPU_THROTTLED_PERIODS, stat.get("nr_throttled"), 1.0);
@@ -125,10 +134,13 @@ fn collect_cpu(location: &Location, snapshot: &mut Snapshot) -> Result<(), Unava
 }
 
 /// The cgroup whose quota is the least, and that quota in cores: this one or a visible ancestor. Without any, this one.
-fn least_quota(cpu: &Controller) -> Result<(&Path, Option<f64>), Unavailable> {
-    let own = (cpu.directory.as_path(), cpu_quota(&cpu.directory, cpu.unified)?);
+fn least_quota<'a>(
+    cpu: &'a Controller,
+    files: &mut KernelFiles,
+) -> Result<(&'a Path, Option<f64>), Unavailable> {
+    let own = (cpu.directory.as_path(), cpu_quota(&cpu.directory, cpu.unified, files)?);
     let quotas = cpu.ancestors().take(MAX_ANCESTORS).filter_map(|directory| {
-        Some((directory, cpu_quota(directory, cpu.unified).ok().flatten()?))
+        Some((directory, cpu_quota(directory, cpu.unified, files).ok().flatten()?))
     });
     Ok(quotas.fold(own, |(binding, least), (directory, quota)| match least {
         Some(least) if least <= quota => (binding, Some(least)),
@@ -137,54 +149,67 @@ fn least_quota(cpu: &Controller) -> Result<(&Path, Option<f64>), Unavailable> {
 }
 
 /// The quota that one cgroup sets, in cores.
-fn cpu_quota(directory: &Path, unified: bool) -> Result<Option<f64>, Unavailable> {
-    if unified {
-        let file = directory.join("cpu.max");
-        understood(text::cpu_max(&read(&file)?), file).map(text::Limit::get)
+fn cpu_quota(
+    directory: &Path,
+    unified: bool,
+    files: &mut KernelFiles,
+) -> Result<Option<f64>, Unavailable> {
+    let limit = if unified {
+        files.parse(directory, "cpu.max", text::cpu_max)
     } else {
-        let file = directory.join("cpu.cfs_quota_us");
-        let period = read(&directory.join("cpu.cfs_period_us"))?;
-        understood(text::cfs_quota(&read(&file)?, &period), file).map(text::Limit::get)
-    }
+        let period = files.parse(directory, "cpu.cfs_period_us", text::number)?;
+        files.parse(directory, "cpu.cfs_quota_us", |quota| text::cfs_quota(quota, period))
+    };
+    limit.map(text::Limit::get)
 }
 
-fn collect_memory(location: &Location, snapshot: &mut Snapshot) -> Result<(), Unavailable> {
+fn collect_memory(
+    location: &Location,
+    files: &mut KernelFiles,
+    snapshot: &mut Snapshot,
+) -> Result<(), Unavailable> {
     let Some(memory) = &location.memory else {
         return Err(Unavailable::NotHere("no cgroup has the memory controller"));
     };
     if memory.is_root {
         return Err(ROOT);
     }
-    let file = |name: &str| memory.directory.join(name);
+    let directory = &memory.directory;
     let (current, inactive) = if memory.unified {
         ("memory.current", "inactive_file")
     } else {
         ("memory.usage_in_bytes", "total_inactive_file")
     };
-    let current = number(&file(current))?;
-    let stat = read(&file("memory.stat"))?;
-    let inactive_bytes = understood(Keyed::new(&stat).get(inactive), file("memory.stat"))?;
-    let limit = if memory.unified { memory_max(memory)? } else { memory_limit(memory, &stat)? };
+    let current = files.parse(directory, current, text::number)?;
+    let (inactive_bytes, hierarchical) = files.parse(directory, "memory.stat", |text| {
+        let stat = Keyed::new(text);
+        Some((stat.get(inactive)?, stat.get("hierarchical_memory_limit")))
+    })?;
+    let limit = if memory.unified {
+        memory_max(memory, files)?
+    } else {
+        memory_limit(memory, hierarchical, files)?
+    };
     let working_set = current.saturating_sub(inactive_bytes);
     push_if(snapshot, &families::CGROUP_MEMORY_WORKING_SET, Some(working_set), 1.0);
     push_if(snapshot, &families::CGROUP_MEMORY_LIMIT, limit, 1.0);
     let events = if memory.unified {
-        read(&file("memory.events"))?
+        files.read(directory, "memory.events")?
     } else {
-        push_event(snapshot, "max", Some(number(&file("memory.failcnt"))?));
-        read(&file("memory.oom_control"))?
+        let failures = files.parse(directory, "memory.failcnt", text::number)?;
+        push_event(snapshot, "max", Some(failures));
+        files.read(directory, "memory.oom_control")?
     };
     for event in EVENTS {
-        push_event(snapshot, event, Keyed::new(&events).get(event));
+        push_event(snapshot, event, Keyed::new(events).get(event));
     }
     Ok(())
 }
 
 /// The least `memory.max` of the cgroup and its visible ancestors (v2).
-fn memory_max(memory: &Controller) -> Result<Option<u64>, Unavailable> {
-    let limit = |directory: &Path| {
-        let file = directory.join("memory.max");
-        understood(text::memory_max(&read(&file)?), file).map(text::Limit::get)
+fn memory_max(memory: &Controller, files: &mut KernelFiles) -> Result<Option<u64>, Unavailable> {
+    let mut limit = |directory: &Path| {
+        files.parse(directory, "memory.max", text::memory_max).map(text::Limit::get)
     };
     let own = limit(&memory.directory)?;
     let ancestors = memory.ancestors().take(MAX_ANCESTORS);
@@ -192,10 +217,14 @@ fn memory_max(memory: &Controller) -> Result<Option<u64>, Unavailable> {
 }
 
 /// The kernel's own minimum over the ancestors, hidden ones too; kernels without hierarchy have only the own limit (v1).
-fn memory_limit(memory: &Controller, stat: &str) -> Result<Option<u64>, Unavailable> {
-    let limit = match Keyed::new(stat).get("hierarchical_memory_limit") {
+fn memory_limit(
+    memory: &Controller,
+    hierarchical: Option<u64>,
+    files: &mut KernelFiles,
+) -> Result<Option<u64>, Unavailable> {
+    let limit = match hierarchical {
         Some(limit) => limit,
-        None => number(&memory.directory.join("memory.limit_in_bytes"))?,
+        None => files.parse(&memory.directory, "memory.limit_in_bytes", text::number)?,
     };
     Ok((limit < V1_NO_MEMORY_LIMIT).then_some(limit))
 }
@@ -228,14 +257,6 @@ fn push_event(snapshot: &mut Snapshot, event: &'static str, count: Option<u64>) 
     if let Some(count) = count {
         snapshot.push_labelled(&families::CGROUP_MEMORY_EVENTS, &[event], count as f64);
     }
-}
-
-fn understood<T>(value: Option<T>, path: PathBuf) -> Result<T, Unavailable> {
-    value.ok_or(Unavailable::Malformed { path })
-}
-
-fn number(file: &Path) -> Result<u64, Unavailable> {
-    understood(text::number(&read(file)?), file.to_owned())
 }
 
 /// For fuzzing: looks for cgroups in any two texts.

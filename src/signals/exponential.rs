@@ -245,20 +245,22 @@ impl Snapshot {
     }
 
     /// The buckets as a Prometheus native histogram. If more than `max_buckets` are in use, neighbours are merged until they
-    /// fit: the schema falls by one each time, and the error of a quantile doubles.
-    #[must_use]
-    pub fn native(&self, max_buckets: usize) -> Native {
+    /// fit: the schema falls by one each time, and the error of a quantile doubles. What `native` held before is gone; its memory
+    /// is used again.
+    pub fn native(&self, max_buckets: usize, native: &mut Native) {
         let mut schema = SCHEMA;
-        let mut buckets: Vec<(i32, u64)> = self
-            .counts
-            .iter()
-            .zip(LOWEST_INDEX..)
-            .enumerate()
-            .filter(|&(position, (&count, _))| position > 0 && count > 0)
-            .map(|(position, (&count, index))| {
-                (if position == OVERFLOW { OVERFLOW_INDEX } else { index }, count)
-            })
-            .collect();
+        let mut buckets = std::mem::take(&mut native.buckets);
+        buckets.clear();
+        buckets.extend(
+            self.counts
+                .iter()
+                .zip(LOWEST_INDEX..)
+                .enumerate()
+                .filter(|&(position, (&count, _))| position > 0 && count > 0)
+                .map(|(position, (&count, index))| {
+                    (if position == OVERFLOW { OVERFLOW_INDEX } else { index }, count)
+                }),
+        );
         while buckets.len() > max_buckets && schema > MIN_SCHEMA {
             schema -= 1;
             for (index, _) in &mut buckets {
@@ -272,15 +274,11 @@ impl Snapshot {
                 same
             });
         }
-        let mut native = Native {
-            schema,
-            zero_threshold: upper_bound(0),
-            zero_count: self.counts[0],
-            spans: Vec::new(),
-            deltas: Vec::new(),
-        };
+        native.schema = schema;
+        native.zero_threshold = upper_bound(0);
+        native.zero_count = self.counts[0];
         native.fill(&buckets);
-        native
+        native.buckets = buckets;
     }
 }
 
@@ -299,8 +297,8 @@ fn interpolate(position: usize, share: f64) -> f64 {
     }
 }
 
-/// A histogram as Prometheus stores it.
-#[derive(Clone, Debug, PartialEq)]
+/// A histogram as Prometheus stores it. See [`Snapshot::native`].
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Native {
     /// Buckets grow by 2^(2^-schema).
     pub schema: i32,
@@ -312,6 +310,8 @@ pub struct Native {
     pub spans: Vec<NativeSpan>,
     /// Each bucket's count less that of the bucket before it.
     pub deltas: Vec<i64>,
+    /// Index and count of each bucket in use.
+    buckets: Vec<(i32, u64)>,
 }
 
 /// A run of neighbouring buckets.
@@ -328,6 +328,8 @@ impl Native {
     const BRIDGED: i32 = 2;
 
     fn fill(&mut self, buckets: &[(i32, u64)]) {
+        self.spans.clear();
+        self.deltas.clear();
         let (mut next, mut before) = (0, 0_i64);
         for &(index, count) in buckets {
             let gap = index - next;
@@ -451,6 +453,14 @@ mod tests {
         assert_eq!(now, snapshot(&[3, 900].map(Duration::from_millis)));
     }
 
+    fn native(snapshot: &Snapshot, max_buckets: usize) -> Native {
+        let mut native = Native::default();
+        // Whatever it held before does not matter.
+        self::snapshot(&[Duration::from_secs(7)]).native(1, &mut native);
+        snapshot.native(max_buckets, &mut native);
+        native
+    }
+
     /// Index and count of each bucket that a native histogram names.
     fn decoded(native: &Native) -> Vec<(i32, i64)> {
         let mut deltas = native.deltas.iter();
@@ -472,7 +482,7 @@ mod tests {
     fn a_native_histogram_has_prometheus_indices() {
         // 1 s ends bucket 0; 1.05 s lies in bucket 1, 1.2 s in bucket 3, 8 s ends bucket 24.
         let millis = [0, 1_000, 1_000, 1_050, 1_200, 8_000];
-        let native = snapshot(&millis.map(Duration::from_millis)).native(160);
+        let native = native(&snapshot(&millis.map(Duration::from_millis)), 160);
         assert_eq!((native.schema, native.zero_count), (3, 1));
         assert_eq!(decoded(&native), [(0, 2), (1, 1), (3, 1), (24, 1)]);
         let spans = [NativeSpan { offset: 0, length: 4 }, NativeSpan { offset: 20, length: 1 }];
@@ -483,11 +493,11 @@ mod tests {
     fn too_many_buckets_are_merged_to_a_coarser_schema() {
         let millis = [1_000, 1_050, 1_200, 1_300, 8_000, 9_000_000];
         let snapshot = snapshot(&millis.map(Duration::from_millis));
-        let native = snapshot.native(4);
-        assert_eq!(native.schema, 1);
+        let merged = native(&snapshot, 4);
+        assert_eq!(merged.schema, 1);
         // The last is the bucket of infinity at schema 1.
-        assert_eq!(decoded(&native), [(0, 1), (1, 3), (6, 1), (2_049, 1)]);
-        let finest = snapshot.native(160);
+        assert_eq!(decoded(&merged), [(0, 1), (1, 3), (6, 1), (2_049, 1)]);
+        let finest = native(&snapshot, 160);
         assert_eq!((finest.schema, decoded(&finest).len()), (3, 6));
     }
 }

@@ -1,16 +1,24 @@
 //! The machine, as far as it helps to read the other signals.
 //!
-//! In: sysinfo. Out: `headroom_agent_host_*`. Never: a limit; in a container these are the node's figures, and no signal is
-//! computed from them.
+//! In: sysinfo for its cores, `/proc/meminfo` for its memory. Out: `headroom_agent_host_*`. Never: a limit; in a container these
+//! are the node's figures, and no signal is computed from them.
 
-use sysinfo::{CpuRefreshKind, MemoryRefreshKind, System};
+use std::path::Path;
+
+use sysinfo::{CpuRefreshKind, System};
 
 use super::catalogue::families;
+use super::kernel_file::KernelFiles;
 use super::snapshot::{Snapshot, Unavailable};
+use super::text;
 
 /// Reads the machine.
 #[derive(Debug)]
-pub struct HostCollector(Option<System>);
+pub struct HostCollector {
+    /// 0 where sysinfo does not know the system.
+    cores: usize,
+    files: KernelFiles,
+}
 
 impl Default for HostCollector {
     fn default() -> Self {
@@ -19,31 +27,30 @@ impl Default for HostCollector {
 }
 
 impl HostCollector {
-    /// Counts the cores once; memory is read at every collection.
+    /// Counts the cores, once. Memory is read at every collection, by ourselves: sysinfo takes new memory for each.
     #[must_use]
     pub fn new() -> Self {
-        let mut system = System::new().ok();
-        if let Some(system) = &mut system {
+        let cores = System::new().map_or(0, |mut system| {
             system.refresh_cpu_list(CpuRefreshKind::nothing());
-        }
-        Self(system)
+            system.cpus().len()
+        });
+        Self { cores, files: KernelFiles::default() }
     }
 
     /// Adds the machine's families.
     pub fn collect(&mut self, snapshot: &mut Snapshot) {
-        let Some(system) = &mut self.0 else {
-            snapshot.source("host", Err(Unavailable::NotHere("sysinfo does not know this system")));
-            return;
-        };
-        system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
-        let (cores, available_bytes) = (system.cpus().len(), system.available_memory());
-        let known = cores > 0 && system.total_memory() > 0;
-        if known {
-            snapshot.push(&families::HOST_CPU_COUNT, cores as f64);
-            snapshot.push(&families::HOST_MEMORY_AVAILABLE, available_bytes as f64);
-        }
-        let outcome =
-            if known { Ok(()) } else { Err(Unavailable::NotHere("sysinfo read nothing")) };
+        let outcome = self.read(snapshot);
         snapshot.source("host", outcome);
+    }
+
+    fn read(&mut self, snapshot: &mut Snapshot) -> Result<(), Unavailable> {
+        let available_bytes =
+            self.files.parse(Path::new("/proc"), "meminfo", text::available_memory)?;
+        snapshot.push(&families::HOST_MEMORY_AVAILABLE, available_bytes as f64);
+        if self.cores == 0 {
+            return Err(Unavailable::NotHere("sysinfo does not know this system's cores"));
+        }
+        snapshot.push(&families::HOST_CPU_COUNT, self.cores as f64);
+        Ok(())
     }
 }

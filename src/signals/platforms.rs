@@ -22,7 +22,7 @@ fn check(platform: &str, values: &[&str], reasons: &[&str]) {
     cgroup.collect(&mut snapshot);
     PsiCollector::new(&root).collect(cgroup.unified_directory(), &mut snapshot);
     let series = snapshot.readings().iter().map(|reading| {
-        let labels = match reading.labels.join(",") {
+        let labels = match reading.labels().join(",") {
             labels if labels.is_empty() => labels,
             labels => format!("{{{labels}}}"),
         };
@@ -191,9 +191,8 @@ fn a_system_without_cgroups_has_reasons_and_no_values() {
 
 #[test]
 fn threads_are_found_with_what_the_scheduler_counted() {
-    let found = Threads::of(&tree("linux-6.18-hybrid").join("proc/self"))
-        .read_all()
-        .expect("a captured thread");
+    let mut threads = Threads::of(&tree("linux-6.18-hybrid").join("proc/self"));
+    let found = threads.read_all().expect("a captured thread");
     assert_eq!(found.counted, [(13_713, Schedstat { on_cpu_nanos: 0, waiting_nanos: 41_923 })]);
     assert!(Threads::of(&tree("gvisor").join("proc/self")).read_all().is_err());
 }

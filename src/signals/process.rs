@@ -3,28 +3,33 @@
 //! In: procfs and the process's CPU clock. Out: the `process_*` families, as other Prometheus clients name them. Never: a
 //! counter that falls when a thread ends.
 
-use std::collections::HashMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use procfs::process::{LimitValue, Process};
+use procfs::process::Process;
 
 use super::catalogue::families;
+use super::kernel_file::KernelFiles;
 use super::snapshot::{Snapshot, Unavailable};
 use super::sys;
-use super::text::Schedstat;
+use super::text;
 use super::threads::{AllThreads, Threads};
 
 /// A reading costs one file per thread; past this many the family is left out.
-const MAX_THREADS: i64 = 512;
+const MAX_THREADS: u64 = 512;
 
 /// Reads `/proc/self`, or the directory of another process.
+///
+/// What is read at every scrape is read by ourselves, into memory that is kept: `procfs` allocates 150 times for `stat` and
+/// `limits`.
 #[derive(Debug)]
 pub struct ProcessCollector {
     process: Option<Process>,
     /// `None` is this process.
     neighbour: Option<i32>,
+    directory: PathBuf,
     started_at_seconds: Option<f64>,
+    files: KernelFiles,
     threads: Threads,
     waits: RunqueueWaits,
 }
@@ -51,17 +56,17 @@ impl ProcessCollector {
     fn reading(process: Option<Process>, neighbour: Option<i32>) -> Self {
         let started_at_seconds = process.as_ref().and_then(started_at);
         let directory = match neighbour {
-            Some(pid) => format!("/proc/{pid}"),
-            None => "/proc/self".to_owned(),
+            Some(pid) => PathBuf::from(format!("/proc/{pid}")),
+            None => PathBuf::from("/proc/self"),
         };
-        let threads = Threads::of(Path::new(&directory));
-        let waits = RunqueueWaits::default();
-        Self { process, neighbour, started_at_seconds, threads, waits }
+        let threads = Threads::of(&directory);
+        let (files, waits) = (KernelFiles::default(), RunqueueWaits::default());
+        Self { process, neighbour, directory, started_at_seconds, files, threads, waits }
     }
 
-    /// Where the scheduler's counts of single threads are.
-    pub(super) const fn threads(&self) -> &Threads {
-        &self.threads
+    /// The scheduler's counts of single threads, as of the last collection.
+    pub(super) const fn threads(&mut self) -> &mut Threads {
+        &mut self.threads
     }
 
     /// Whether the process still runs: one that ended and was not waited for does not.
@@ -72,23 +77,16 @@ impl ProcessCollector {
 
     /// Adds the process families.
     pub fn collect(&mut self, snapshot: &mut Snapshot) {
-        self.collect_with_threads(snapshot);
-    }
-
-    /// Adds the process families. Returns the scheduler's counts of every thread, if they were read.
-    pub(super) fn collect_with_threads(
-        &mut self,
-        snapshot: &mut Snapshot,
-    ) -> HashMap<u32, Schedstat> {
+        self.threads.clear();
         let cpu = self.neighbour.map_or_else(sys::process_cpu_time, sys::cpu_time_of);
         if let Some(cpu) = cpu {
             snapshot.push(&families::PROCESS_CPU, cpu.as_secs_f64());
         }
         let Some(process) = &self.process else {
             snapshot.source("process", Err(Unavailable::NotHere("procfs has no such process")));
-            return HashMap::new();
+            return;
         };
-        let threads = collect_stat(process, snapshot);
+        let threads = collect_stat(process, &self.directory, &mut self.files, snapshot);
         if let Some(started_at_seconds) = self.started_at_seconds {
             snapshot.push(&families::PROCESS_START_TIME, started_at_seconds);
         }
@@ -98,44 +96,46 @@ impl ProcessCollector {
             }
             _ => self.threads.read_all(),
         };
-        let counted = counted.map(|counted| {
-            let nanos = self.waits.observe(&counted);
+        let waited = counted.map(|counted| self.waits.observe(counted));
+        if let Ok(nanos) = waited {
             snapshot.push(&families::PROCESS_RUNQUEUE_WAIT, nanos as f64 / 1e9);
-            counted.counted.into_iter().collect()
-        });
+        }
         snapshot.source("process", threads.map(drop));
-        let (counted, outcome) = match counted {
-            Ok(counted) => (counted, Ok(())),
-            Err(error) => (HashMap::new(), Err(error)),
-        };
-        snapshot.source("process_runqueue", outcome);
-        counted
+        snapshot.source("process_runqueue", waited.map(drop));
     }
 }
 
 /// Adds what `stat`, `limits` and `fd` say; returns the number of threads.
-fn collect_stat(process: &Process, snapshot: &mut Snapshot) -> Result<i64, Unavailable> {
-    let stat = process.stat()?;
-    let resident_bytes = stat.rss.saturating_mul(procfs::page_size());
+fn collect_stat(
+    process: &Process,
+    directory: &Path,
+    files: &mut KernelFiles,
+    snapshot: &mut Snapshot,
+) -> Result<u64, Unavailable> {
+    let stat = files.parse(directory, "stat", text::process_stat)?;
+    let resident_bytes = stat.resident_pages.saturating_mul(procfs::page_size());
     snapshot.push(&families::PROCESS_RESIDENT_MEMORY, resident_bytes as f64);
-    snapshot.push(&families::PROCESS_VIRTUAL_MEMORY, stat.vsize as f64);
-    snapshot.push(&families::PROCESS_THREADS, stat.num_threads as f64);
-    let limits = process.limits()?;
-    if let LimitValue::Value(limit) = limits.max_open_files.soft_limit {
-        snapshot.push(&families::PROCESS_MAX_FDS, limit as f64);
-    }
-    if let LimitValue::Value(limit) = limits.max_address_space.soft_limit {
-        snapshot.push(&families::PROCESS_VIRTUAL_MEMORY_MAX, limit as f64);
+    snapshot.push(&families::PROCESS_VIRTUAL_MEMORY, stat.virtual_bytes as f64);
+    snapshot.push(&families::PROCESS_THREADS, stat.threads as f64);
+    let limits = files.read(directory, "limits")?;
+    for (family, name) in [
+        (&families::PROCESS_MAX_FDS, "Max open files"),
+        (&families::PROCESS_VIRTUAL_MEMORY_MAX, "Max address space"),
+    ] {
+        if let Some(text::Limit::At(limit)) = text::soft_limit(limits, name) {
+            snapshot.push(family, limit as f64);
+        }
     }
     // Last: before Linux 6.2 this alone is refused of another user's process.
-    snapshot.push(&families::PROCESS_OPEN_FDS, open_fds(process)? as f64);
-    Ok(stat.num_threads)
+    let open = open_fds(process, files.path(directory, "fd"))?;
+    snapshot.push(&families::PROCESS_OPEN_FDS, open as f64);
+    Ok(stat.threads)
 }
 
 /// Since Linux 6.2 the directory's size is the number of open descriptors (proc(5)); before, it is 0 and they are counted,
 /// one directory entry each.
-fn open_fds(process: &Process) -> Result<u64, Unavailable> {
-    match fs::metadata(format!("/proc/{}/fd", process.pid)) {
+fn open_fds(process: &Process, directory: &Path) -> Result<u64, Unavailable> {
+    match fs::metadata(directory) {
         Ok(directory) if directory.len() > 0 => Ok(directory.len()),
         _ => Ok(process.fd_count()? as u64),
     }
@@ -151,7 +151,9 @@ fn started_at(process: &Process) -> Option<f64> {
 /// A sum over threads that does not fall when one of them ends.
 #[derive(Debug, Default)]
 struct RunqueueWaits {
-    live: HashMap<u32, u64>,
+    live: Vec<(u32, u64)>,
+    /// Those of the time before.
+    former: Vec<(u32, u64)>,
     ended: u64,
 }
 
@@ -159,28 +161,26 @@ impl RunqueueWaits {
     /// Takes each living thread's wait and returns the sum over all threads ever seen, in nanoseconds. A thread that could not
     /// be read keeps what it had.
     fn observe(&mut self, threads: &AllThreads) -> u64 {
-        let mut before = std::mem::take(&mut self.live);
-        for (thread, counted) in &threads.counted {
-            let wait = counted.waiting_nanos;
-            if let Some(last) = before.remove(thread)
-                && wait < last
-            {
-                // The kernel gave an ended thread's number to a new one.
-                self.ended += last;
+        std::mem::swap(&mut self.live, &mut self.former);
+        self.live.clear();
+        for &(thread, last) in &self.former {
+            match threads.get(thread) {
+                Some(now) if now.waiting_nanos >= last => {}
+                None if threads.unread.contains(&thread) => self.live.push((thread, last)),
+                // It ended; where there is one, the kernel gave its number to another.
+                _ => self.ended += last,
             }
-            self.live.insert(*thread, wait);
         }
-        for thread in &threads.unread {
-            self.live.extend(before.remove_entry(thread));
-        }
-        self.ended += before.values().sum::<u64>();
-        self.ended + self.live.values().sum::<u64>()
+        let counted = threads.counted.iter();
+        self.live.extend(counted.map(|(thread, counted)| (*thread, counted.waiting_nanos)));
+        self.ended + self.live.iter().map(|(_, wait)| wait).sum::<u64>()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::signals::text::Schedstat;
 
     fn observe(waits: &mut RunqueueWaits, read: &[(u32, u64)], unread: &[u32]) -> u64 {
         let counted = |&(thread, waiting_nanos): &(u32, u64)| {
@@ -218,7 +218,8 @@ mod tests {
     fn open_descriptors_are_the_same_number_by_size_and_by_count() {
         let process = Process::myself().expect("procfs");
         let _held = [(); 50].map(|()| fs::File::open("/proc/self/stat").expect("a file"));
-        let (sized, counted) = (open_fds(&process), process.fd_count());
+        let sized = open_fds(&process, Path::new("/proc/self/fd"));
+        let counted = process.fd_count();
         let (sized, counted) = (sized.expect("procfs"), counted.expect("procfs"));
         assert!(sized >= 50 && sized.abs_diff(counted as u64) < 25, "{sized} {counted}");
     }
@@ -226,8 +227,9 @@ mod tests {
     #[test]
     fn this_process_is_read() {
         let mut snapshot = Snapshot::default();
-        let threads = ProcessCollector::new().collect_with_threads(&mut snapshot);
-        assert!(threads.contains_key(&sys::thread_id()));
+        let mut collector = ProcessCollector::new();
+        collector.collect(&mut snapshot);
+        assert!(collector.threads().of_thread(sys::thread_id()).is_some());
         let value = |name: &str| {
             let found = snapshot.readings().iter().find(|reading| reading.family.name == name);
             found.map(|reading| reading.value)

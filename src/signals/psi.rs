@@ -7,75 +7,78 @@
 use std::path::{Path, PathBuf};
 
 use super::catalogue::families;
-use super::kernel_file;
+use super::kernel_file::KernelFiles;
 use super::snapshot::{Snapshot, Unavailable};
-use super::text::stalls;
+use super::text::{Stalls, stalls};
 
-const RESOURCES: [&str; 3] = ["cpu", "memory", "io"];
+/// Each with the names of its file in a cgroup and in the machine's directory.
+const RESOURCES: [(&str, &str, &str); 3] = [
+    ("cpu", "cpu.pressure", "cpu"),
+    ("memory", "memory.pressure", "memory"),
+    ("io", "io.pressure", "io"),
+];
 
 /// Reads the pressure of the cgroup, or of the machine where the cgroup has none.
 #[derive(Debug)]
 pub struct PsiCollector {
     machine: PathBuf,
+    files: KernelFiles,
 }
 
 impl PsiCollector {
     /// `root` is `/`, or a directory with a copy of its `proc`.
     #[must_use]
     pub fn new(root: impl AsRef<Path>) -> Self {
-        Self { machine: root.as_ref().join("proc/pressure") }
+        Self { machine: root.as_ref().join("proc/pressure"), files: KernelFiles::default() }
     }
 
     /// Adds the pressure families. `cgroup` is the process's cgroup v2 directory, if it has one that is not the root.
-    pub fn collect(&self, cgroup: Option<&Path>, snapshot: &mut Snapshot) {
+    pub fn collect(&mut self, cgroup: Option<&Path>, snapshot: &mut Snapshot) {
+        let Self { machine, files } = self;
         if let Some(cgroup) = cgroup {
-            let (stalls, outcome) = read(|resource| cgroup.join(format!("{resource}.pressure")));
-            publish(&stalls, snapshot);
+            let found =
+                RESOURCES.map(|(resource, file, _)| (resource, files.parse(cgroup, file, stalls)));
+            let has_some = found.iter().any(|(_, stalls)| stalls.is_ok());
+            let outcome = publish(found, snapshot);
             snapshot.source("psi_cgroup", outcome);
-            if !stalls.is_empty() {
+            if has_some {
                 return;
             }
         }
-        let (mut stalls, outcome) = read(|resource| self.machine.join(resource));
-        // Of the whole machine that line is always 0: some task runs on every core.
-        stalls.retain(|stall| (stall.resource, stall.kind) != ("cpu", "full"));
-        publish(&stalls, snapshot);
+        let found = RESOURCES.map(|(resource, _, file)| {
+            let mut stalls = files.parse(machine, file, stalls);
+            // Of the whole machine that line is always 0: some task runs on every core.
+            if resource == "cpu"
+                && let Ok(stalls) = &mut stalls
+            {
+                stalls.full = None;
+            }
+            (resource, stalls)
+        });
+        let outcome = publish(found, snapshot);
         snapshot.source("psi_machine", outcome);
     }
 }
 
-/// What the three files hold, and the first thing that was wrong with one of them.
-fn read(file_of: impl Fn(&str) -> PathBuf) -> (Vec<Stall>, Result<(), Unavailable>) {
-    let (mut found, mut outcome) = (Vec::new(), Ok(()));
-    for resource in RESOURCES {
-        let path = file_of(resource);
-        let totals = kernel_file::read(&path)
-            .and_then(|text| stalls(&text).ok_or(Unavailable::Malformed { path }));
-        match totals {
-            Ok(totals) => found.extend(totals.into_iter().map(|(kind, total_micros)| Stall {
-                resource,
-                kind,
-                total_micros,
-            })),
+/// Adds what the files hold. Returns the first thing that was wrong with one of them.
+fn publish(
+    found: [(&'static str, Result<Stalls, Unavailable>); RESOURCES.len()],
+    snapshot: &mut Snapshot,
+) -> Result<(), Unavailable> {
+    let mut outcome = Ok(());
+    for (resource, stalls) in found {
+        match stalls {
+            Ok(Stalls { some, full }) => {
+                for (kind, total_micros) in [("some", some), ("full", full)] {
+                    let Some(total_micros) = total_micros else { continue };
+                    let seconds = total_micros as f64 / 1e6;
+                    snapshot.push_labelled(&families::PRESSURE_STALL, &[resource, kind], seconds);
+                }
+            }
             Err(error) => outcome = outcome.and(Err(error)),
         }
     }
-    (found, outcome)
-}
-
-/// One line of one file.
-#[derive(Debug)]
-struct Stall {
-    resource: &'static str,
-    kind: &'static str,
-    total_micros: u64,
-}
-
-fn publish(stalls: &[Stall], snapshot: &mut Snapshot) {
-    for stall in stalls {
-        let seconds = stall.total_micros as f64 / 1e6;
-        snapshot.push_labelled(&families::PRESSURE_STALL, &[stall.resource, stall.kind], seconds);
-    }
+    outcome
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use tokio::runtime::{Handle, RuntimeMetrics};
 use super::catalogue::families;
 use super::saturation::{Saturation, SaturationEstimator, WorkerReading};
 use super::snapshot::{Snapshot, Unavailable};
-use super::workers::{busy_by_label, is_saturated};
+use super::workers::{by_label, is_saturated};
 use crate::time::{Now, Timestamp};
 use crate::units::Measure;
 
@@ -61,11 +61,10 @@ impl RuntimeCollector {
             Some((at, seen)) => {
                 snapshot.push_at(&families::TOKIO_SATURATION_RATIO, seen.ratio.get(), at);
                 snapshot.push_at(&families::TOKIO_BLOCKED_WORKERS, seen.blocked_workers as f64, at);
-                let busy_seconds: Vec<f64> = self.estimator.busy_seconds().collect();
-                for (worker, seconds) in busy_by_label(&busy_seconds) {
+                by_label(self.estimator.busy_seconds().map(Some), |worker, seconds| {
                     let family = &families::TOKIO_WORKER_BUSY;
                     snapshot.push_labelled_at(family, &[worker], seconds, at);
-                }
+                });
                 Ok(())
             }
             None => Err(Unavailable::NotHere(

@@ -47,20 +47,31 @@ impl From<tikv_jemalloc_ctl::Error> for Unavailable {
     }
 }
 
+/// Label names that a family of the catalogue may have.
+pub(super) const MAX_LABELS: usize = 3;
+
 /// One value of one series.
 #[derive(Clone, Debug)]
 pub struct Reading {
     /// The family, from the catalogue.
     pub family: &'static Family,
-    /// One value per label name of the family, in that order.
-    pub labels: Vec<&'static str>,
+    /// As many as the family has label names; here and not in a vector, since every scrape makes all readings anew.
+    labels: [&'static str; MAX_LABELS],
     /// The value, in the family's unit; finite.
     pub value: f64,
     /// When the value was true, where that is not the moment of collecting.
     pub at: Option<Timestamp>,
 }
 
-/// All readings of one moment.
+impl Reading {
+    /// One value per label name of the family, in that order.
+    #[must_use]
+    pub fn labels(&self) -> &[&'static str] {
+        &self.labels[..self.family.labels.len().min(MAX_LABELS)]
+    }
+}
+
+/// All readings of one moment. Reading again into a cleared one takes no new memory.
 #[derive(Debug, Default)]
 pub struct Snapshot {
     readings: Vec<Reading>,
@@ -70,17 +81,17 @@ pub struct Snapshot {
 impl Snapshot {
     /// Adds the value of a family without labels.
     pub fn push(&mut self, family: &'static Family, value: f64) {
-        self.push_reading(Reading { family, labels: Vec::new(), value, at: None });
+        self.push_reading(family, &[], value, None);
     }
 
     /// Adds a value that was true at `at`.
     pub fn push_at(&mut self, family: &'static Family, value: f64, at: Timestamp) {
-        self.push_reading(Reading { family, labels: Vec::new(), value, at: Some(at) });
+        self.push_reading(family, &[], value, Some(at));
     }
 
     /// Adds the value of one series of a family with labels.
     pub fn push_labelled(&mut self, family: &'static Family, labels: &[&'static str], value: f64) {
-        self.push_reading(Reading { family, labels: labels.to_vec(), value, at: None });
+        self.push_reading(family, labels, value, None);
     }
 
     /// Adds the value of one series of a family with labels, true at `at`.
@@ -91,7 +102,7 @@ impl Snapshot {
         value: f64,
         at: Timestamp,
     ) {
-        self.push_reading(Reading { family, labels: labels.to_vec(), value, at: Some(at) });
+        self.push_reading(family, labels, value, Some(at));
     }
 
     /// Says whether a source answered. Each source says so once per snapshot.
@@ -110,15 +121,24 @@ impl Snapshot {
         &self.sources
     }
 
-    fn push_reading(&mut self, reading: Reading) {
-        debug_assert_eq!(
-            reading.labels.len(),
-            reading.family.labels.len(),
-            "{}",
-            reading.family.name
-        );
-        if reading.value.is_finite() {
-            self.readings.push(reading);
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.readings.clear();
+        self.sources.clear();
+    }
+
+    fn push_reading(
+        &mut self,
+        family: &'static Family,
+        values: &[&'static str],
+        value: f64,
+        at: Option<Timestamp>,
+    ) {
+        debug_assert_eq!(values.len(), family.labels.len(), "{}", family.name);
+        let mut labels = [""; MAX_LABELS];
+        labels.iter_mut().zip(values).for_each(|(place, value)| *place = value);
+        if value.is_finite() {
+            self.readings.push(Reading { family, labels, value, at });
         }
     }
 }

@@ -7,11 +7,13 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd as _, OwnedFd, RawFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+mod apart;
 pub(super) mod counting;
 pub(super) mod size_classes;
 
@@ -50,19 +52,24 @@ pub(super) fn thread_id() -> u32 {
 pub(super) struct Timer(OwnedFd);
 
 impl Timer {
-    /// A timer that is not set, watched by the runtime this is called in.
+    /// The timer, watched by the runtime this is called in.
     ///
     /// # Errors
-    /// What the kernel says: no descriptors left, or timers are forbidden.
+    /// What the kernel says.
     ///
     /// # Panics
     /// tokio panics where the runtime has no I/O driver, and has no way to ask.
-    pub(super) fn watched() -> io::Result<AsyncFd<Self>> {
-        // SAFETY: the timer owns its descriptor, opens no other, and lends out nothing that could close it.
-        Ok(unsafe { AsyncFd::register_with_interest(Self::new()?, Interest::READABLE) }?)
+    pub(super) fn watched(self: Arc<Self>) -> io::Result<AsyncFd<Arc<Self>>> {
+        // SAFETY: the timer owns its descriptor, opens no other, and lends out nothing that could close it; it lives for as
+        // long as it is watched.
+        Ok(unsafe { AsyncFd::register_with_interest(self, Interest::READABLE) }?)
     }
 
-    fn new() -> io::Result<Self> {
+    /// A timer that is not set.
+    ///
+    /// # Errors
+    /// What the kernel says: no descriptors left, or timers are forbidden.
+    pub(super) fn new() -> io::Result<Self> {
         let flags = libc::TFD_NONBLOCK | libc::TFD_CLOEXEC;
         // SAFETY: the call takes no pointer.
         let descriptor = unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, flags) };
@@ -73,15 +80,15 @@ impl Timer {
         Ok(Self(unsafe { OwnedFd::from_raw_fd(descriptor) }))
     }
 
-    /// Makes the descriptor unreadable, and readable once `delay` has passed. `delay` is under a second and not zero.
+    /// Makes the descriptor unreadable, and readable once `delay` has passed, which is not zero. From any thread.
     ///
     /// # Errors
     /// What the kernel says.
     pub(super) fn set(&self, delay: Duration) -> io::Result<()> {
         let never = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        let tv_nsec = delay.subsec_nanos().into();
-        let once =
-            libc::itimerspec { it_interval: never, it_value: libc::timespec { tv_nsec, ..never } };
+        let tv_sec = delay.as_secs().try_into().unwrap_or(libc::time_t::MAX);
+        let it_value = libc::timespec { tv_sec, tv_nsec: delay.subsec_nanos().into() };
+        let once = libc::itimerspec { it_interval: never, it_value };
         // SAFETY: `once` is a valid itimerspec that outlives the call; the old setting is not asked for.
         let status = unsafe {
             libc::timerfd_settime(self.0.as_raw_fd(), 0, &raw const once, std::ptr::null_mut())

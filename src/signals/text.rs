@@ -55,14 +55,10 @@ pub fn cpu_max(text: &str) -> Option<Limit<f64>> {
     if quota == "max" { Some(Limit::None) } else { cores(number(quota)?, number(period)?) }
 }
 
-/// `cpu.cfs_quota_us` (-1: none) over `cpu.cfs_period_us`. In cores.
+/// `cpu.cfs_quota_us` (-1: none) over the number in `cpu.cfs_period_us`. In cores.
 #[must_use]
-pub fn cfs_quota(quota: &str, period: &str) -> Option<Limit<f64>> {
-    if quota.trim_end() == "-1" {
-        Some(Limit::None)
-    } else {
-        cores(number(quota)?, number(period)?)
-    }
+pub fn cfs_quota(quota: &str, period_micros: u64) -> Option<Limit<f64>> {
+    if quota.trim_end() == "-1" { Some(Limit::None) } else { cores(number(quota)?, period_micros) }
 }
 
 fn cores(quota_micros: u64, period_micros: u64) -> Option<Limit<f64>> {
@@ -99,21 +95,70 @@ pub fn schedstat(text: &str) -> Option<Schedstat> {
     Some(Schedstat { on_cpu_nanos, waiting_nanos })
 }
 
-/// The `total` of each line of a pressure file in microseconds, under `some` or `full`; `None` if a line has none. Older
-/// kernels write no `full` line for the CPU.
+/// The totals of a pressure file, in microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stalls {
+    /// At least one task waited.
+    pub some: Option<u64>,
+    /// All did. Older kernels do not tell it of the CPU.
+    pub full: Option<u64>,
+}
+
+/// The `total` of each line of a pressure file; `None` if a line has none.
 #[must_use]
-pub fn stalls(text: &str) -> Option<Vec<(&'static str, u64)>> {
-    let line = |line: &str| {
+pub fn stalls(text: &str) -> Option<Stalls> {
+    let mut stalls = Stalls::default();
+    for line in text.lines() {
         let mut fields = line.split_ascii_whitespace();
-        let kind = match fields.next()? {
-            "some" => "some",
-            "full" => "full",
+        let total = match fields.next()? {
+            "some" => &mut stalls.some,
+            "full" => &mut stalls.full,
             _ => return None,
         };
-        let total = fields.find_map(|field| field.strip_prefix("total="))?;
-        Some((kind, total.parse().ok()?))
-    };
-    text.lines().map(line).collect()
+        let field = fields.find_map(|field| field.strip_prefix("total="))?;
+        *total = Some(field.parse().ok()?);
+    }
+    Some(stalls)
+}
+
+/// The bytes that `/proc/meminfo` calls available. They are told in KiB, which the file writes as `kB`.
+#[must_use]
+pub fn available_memory(text: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1_024)
+}
+
+/// What `/proc/<pid>/stat` says of a process's size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProcessStat {
+    /// Threads.
+    pub threads: u64,
+    /// Bytes of address space.
+    pub virtual_bytes: u64,
+    /// Pages in memory.
+    pub resident_pages: u64,
+}
+
+/// `/proc/<pid>/stat`: fields 20, 23 and 24 of proc(5). The name, field 2, is in parentheses and may hold any character.
+#[must_use]
+pub fn process_stat(text: &str) -> Option<ProcessStat> {
+    let (_, fields) = text.rsplit_once(") ")?;
+    // The first of them is field 3.
+    let mut fields = fields.split_ascii_whitespace().skip(17);
+    let threads = fields.next()?.parse().ok()?;
+    let virtual_bytes = fields.nth(2)?.parse().ok()?;
+    let resident_pages = fields.next()?.parse().ok()?;
+    Some(ProcessStat { threads, virtual_bytes, resident_pages })
+}
+
+/// The soft limit that `/proc/<pid>/limits` has under that name.
+#[must_use]
+pub fn soft_limit(text: &str, name: &str) -> Option<Limit<u64>> {
+    let limits = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+    match limits.split_ascii_whitespace().next()? {
+        "unlimited" => Some(Limit::None),
+        soft => soft.parse().ok().map(Limit::At),
+    }
 }
 
 #[cfg(test)]
@@ -131,9 +176,9 @@ mod tests {
         for malformed in ["", "max\n", "x 100000\n", "1 0\n", "-5 100000\n"] {
             check(malformed, None);
         }
-        assert_eq!(cfs_quota("-1\n", "100000\n"), Some(Limit::None));
-        assert_eq!(cfs_quota("5000\n", "100000\n"), Some(Limit::At(0.05)));
-        assert_eq!(cfs_quota("5000\n", "0\n"), None);
+        assert_eq!(cfs_quota("-1\n", 100_000), Some(Limit::None));
+        assert_eq!(cfs_quota("5000\n", 100_000), Some(Limit::At(0.05)));
+        assert_eq!(cfs_quota("5000\n", 0), None);
     }
 
     #[test]
@@ -153,13 +198,14 @@ mod tests {
 
     #[test]
     fn totals_are_read_with_and_without_a_full_line() {
-        let check = |text: &str, expected: Option<&[(&'static str, u64)]>| {
-            assert_eq!(stalls(text).as_deref(), expected, "{text:?}");
+        let check = |text: &str, expected: Option<(Option<u64>, Option<u64>)>| {
+            let expected = expected.map(|(some, full)| Stalls { some, full });
+            assert_eq!(stalls(text), expected, "{text:?}");
         };
         // Linux 6.18, /proc/pressure/cpu.
         let both = "some avg10=12.26 avg60=8.26 avg300=38.18 total=599309266\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=0\n";
-        check(both, Some(&[("some", 599_309_266), ("full", 0)]));
-        check("some avg10=0.00 avg60=0.00 avg300=0.00 total=7\n", Some(&[("some", 7)]));
+        check(both, Some((Some(599_309_266), Some(0))));
+        check("some avg10=0.00 avg60=0.00 avg300=0.00 total=7\n", Some((Some(7), None)));
         check("some avg10=0.00\n", None);
     }
 
@@ -169,6 +215,35 @@ mod tests {
         assert_eq!(schedstat("256862 35342 2\n"), Some(read));
         assert_eq!(schedstat("256862\n"), None);
         assert_eq!(schedstat("-1 2 3\n"), None);
+    }
+
+    #[test]
+    fn a_process_s_size_is_behind_its_name_whatever_that_is() {
+        // Linux 6.18, proc(5); the name is one that a program may give itself.
+        let stat = "4242 (a) b) (c) S 1 4242 4242 0 -1 4194560 3402 0 7 0 3 2 0 0 20 0 5 0 5000 79691776 2048 184 1 1\n";
+        let size = ProcessStat { threads: 5, virtual_bytes: 79_691_776, resident_pages: 2_048 };
+        assert_eq!(process_stat(stat), Some(size));
+        assert_eq!(process_stat("4242 (cat) S 1 4242\n"), None);
+        assert_eq!(process_stat("4242 (cat\n"), None);
+    }
+
+    #[test]
+    fn available_memory_is_told_in_kibibytes() {
+        let text = "MemTotal:        8146784 kB\nMemFree:          501260 kB\nMemAvailable:    5822020 kB\n";
+        assert_eq!(available_memory(text), Some(5_822_020 * 1_024));
+        assert_eq!(available_memory("MemAvailable:    5822020\n"), None);
+        assert_eq!(available_memory("MemFree:          501260 kB\n"), None);
+    }
+
+    #[test]
+    fn a_soft_limit_is_a_number_or_none_or_not_there() {
+        let limits = "Limit                     Soft Limit           Hard Limit           Units     \n\
+                      Max open files            1024                 524288               files     \n\
+                      Max address space         unlimited            unlimited            bytes     \n";
+        assert_eq!(soft_limit(limits, "Max open files"), Some(Limit::At(1_024)));
+        assert_eq!(soft_limit(limits, "Max address space"), Some(Limit::None));
+        assert_eq!(soft_limit(limits, "Max open"), None);
+        assert_eq!(soft_limit(limits, "Max cpu time"), None);
     }
 
     /// Words that appear in the files, so that random texts get past the first comparison.

@@ -7,7 +7,6 @@
 //! not been seen a few empty tasks are spawned to meet it. Idle workers stay unseen, and wake for none of this.
 //! `block_in_place` hands a worker to another thread, so every worker is looked for again after a while.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 
@@ -35,10 +34,6 @@ static LABELS: LazyLock<Vec<String>> = LazyLock::new(|| {
     let own = (0..MAX_WORKERS).map(|worker| worker.to_string());
     own.chain(["other".to_owned()]).collect()
 });
-
-fn label(worker: usize) -> &'static str {
-    &LABELS[worker.min(MAX_WORKERS)]
-}
 
 /// Counts a census task for as long as it exists, run or not.
 struct CensusTask(Arc<AtomicUsize>);
@@ -117,41 +112,28 @@ impl WorkerCollector {
         }
     }
 
-    /// Adds the families of the workers that have been seen. `known` are threads that have been read already; others are
-    /// read here.
-    pub(super) fn collect(
-        &mut self,
-        known: &HashMap<u32, Schedstat>,
-        threads: &Threads,
-        snapshot: &mut Snapshot,
-    ) {
+    /// Adds the families of the workers that have been seen.
+    pub(super) fn collect(&mut self, threads: &mut Threads, snapshot: &mut Snapshot) {
         let runtime = self.runtime();
         for (index, worker) in self.workers.iter_mut().enumerate() {
             let seat = seats::thread_of(runtime, index).or(worker.thread);
             let counted = seat.and_then(|thread| {
-                let counted = known.get(&thread).copied().or_else(|| threads.read(thread))?;
+                let counted = threads.of_thread(thread)?;
                 Some((thread, counted))
             });
             worker.observe(counted);
         }
-        let mut seen = HashMap::<&'static str, Schedstat>::new();
-        for (index, worker) in self.workers.iter().enumerate() {
-            if worker.thread.is_some() {
-                let sum = seen.entry(label(index)).or_default();
-                sum.on_cpu_nanos += worker.total.on_cpu_nanos;
-                sum.waiting_nanos += worker.total.waiting_nanos;
-            }
-        }
-        let labels = || LABELS.iter().filter_map(|name| seen.get_key_value(name.as_str()));
-        for (name, sum) in labels() {
-            let seconds = sum.on_cpu_nanos as f64 / 1e9;
-            snapshot.push_labelled(&families::TOKIO_WORKER_CPU, &[name], seconds);
-        }
-        for (name, sum) in labels() {
-            let seconds = sum.waiting_nanos as f64 / 1e9;
-            snapshot.push_labelled(&families::TOKIO_WORKER_RUNQUEUE_WAIT, &[name], seconds);
-        }
-        let outcome = if seen.is_empty() {
+        let seen =
+            || self.workers.iter().map(|worker| worker.thread.is_some().then_some(worker.total));
+        let on_cpu = seen().map(|total| Some(total?.on_cpu_nanos as f64 / 1e9));
+        by_label(on_cpu, |label, seconds| {
+            snapshot.push_labelled(&families::TOKIO_WORKER_CPU, &[label], seconds);
+        });
+        let waiting = seen().map(|total| Some(total?.waiting_nanos as f64 / 1e9));
+        by_label(waiting, |label, seconds| {
+            snapshot.push_labelled(&families::TOKIO_WORKER_RUNQUEUE_WAIT, &[label], seconds);
+        });
+        let outcome = if seen().all(|total| total.is_none()) {
             Err(Unavailable::NotHere("no worker has been met by a task of the agent yet"))
         } else {
             Ok(())
@@ -193,16 +175,22 @@ impl Worker {
     }
 }
 
-/// Busy seconds per worker since the agent started, as the estimate of the saturation counts them, by label.
-pub(super) fn busy_by_label(busy_seconds: &[f64]) -> Vec<(&'static str, f64)> {
-    let mut found: Vec<(&'static str, f64)> = Vec::new();
-    for (worker, seconds) in busy_seconds.iter().enumerate() {
-        match found.last_mut() {
-            Some((last, sum)) if *last == label(worker) => *sum += seconds,
-            _ => found.push((label(worker), *seconds)),
+/// Calls `push` with label and number of each worker that has one. Those past the limit are added up.
+pub(super) fn by_label(
+    numbers: impl Iterator<Item = Option<f64>>,
+    mut push: impl FnMut(&'static str, f64),
+) {
+    let mut others = None;
+    for (worker, number) in numbers.enumerate() {
+        match number {
+            Some(number) if worker < MAX_WORKERS => push(&LABELS[worker], number),
+            Some(number) => others = Some(others.unwrap_or(0.0) + number),
+            None => {}
         }
     }
-    found
+    if let Some(others) = others {
+        push(&LABELS[MAX_WORKERS], others);
+    }
 }
 
 /// From this saturation on the canary looks ten times as often.
@@ -235,7 +223,9 @@ mod tests {
 
     #[test]
     fn workers_past_the_limit_share_one_series() {
-        let busy = busy_by_label(&[1.0; MAX_WORKERS + 2]);
+        let mut busy = Vec::new();
+        let numbers = [Some(1.0); MAX_WORKERS + 2].into_iter().chain([None]);
+        by_label(numbers, |label, number| busy.push((label, number)));
         assert_eq!(busy.len(), MAX_WORKERS + 1);
         assert_eq!(busy.last(), Some(&("other", 2.0)));
     }
@@ -243,10 +233,10 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_census_finds_the_worker_that_works_and_its_time_on_a_core() {
         let mut collector = WorkerCollector::new(Handle::current());
-        let (threads, runtime) = (Threads::of(Path::new("/proc/self")), collector.runtime());
-        let sees_nothing = |collector: &mut WorkerCollector| {
+        let (mut threads, runtime) = (Threads::of(Path::new("/proc/self")), collector.runtime());
+        let mut sees_nothing = |collector: &mut WorkerCollector| {
             let mut snapshot = Snapshot::default();
-            collector.collect(&HashMap::new(), &threads, &mut snapshot);
+            collector.collect(&mut threads, &mut snapshot);
             snapshot.readings().is_empty() && snapshot.sources()[0].1.is_err()
         };
         assert!(sees_nothing(&mut collector));

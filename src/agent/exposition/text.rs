@@ -8,10 +8,11 @@ use std::sync::LazyLock;
 
 use prometheus::proto::{Histogram, LabelPair, Metric, MetricFamily, MetricType};
 
-use super::Sink;
+use super::{HistogramSink, Sink};
 use crate::agent::http_layer::{Exemplar, Exemplars};
 use crate::signals::exponential::{CLASSIC_BUCKETS, Snapshot, classic_bound};
 use crate::signals::{Family, FamilyKind};
+use crate::time::Timestamp;
 
 /// The bounds of the classic buckets as label values, and `+Inf`. They are the shortest that read back as the same number.
 type Bounds = [String; CLASSIC_BUCKETS + 1];
@@ -38,30 +39,36 @@ fn open_bound(text: &mut String, bound: f64) {
     }
 }
 
-pub(super) struct Writer {
+/// Writes bodies, one after the other. What it needs besides the body is kept for the next.
+#[derive(Debug, Default)]
+pub(in crate::agent) struct Writer {
     /// OpenMetrics.
     open: bool,
     body: String,
-    /// The family that is being written.
+    /// For the next body, so that it is allocated once.
+    size: usize,
+    /// The family that is being written, with its name as samples have it.
+    family: &'static str,
     name: String,
     suffix: &'static str,
-    label_names: &'static [&'static str],
     /// The label pairs of the series that is being written.
     labels: String,
 }
 
 impl Writer {
-    pub(super) fn new(open: bool, size: usize) -> Self {
-        let body = String::with_capacity(size);
-        let (name, labels) = (String::new(), String::new());
-        Self { open, body, name, suffix: "", label_names: &[], labels }
+    /// Starts a body, of OpenMetrics if `open`.
+    pub(super) fn begin(&mut self, open: bool) {
+        self.body = String::with_capacity(self.size);
+        (self.open, self.family) = (open, "");
     }
 
-    pub(super) fn finish(mut self) -> Vec<u8> {
+    /// The body that was written.
+    pub(super) fn finish(&mut self) -> String {
         if self.open {
             self.body.push_str("# EOF\n");
         }
-        self.body.into_bytes()
+        self.size = super::with_room(self.body.len());
+        std::mem::take(&mut self.body)
     }
 
     /// Writes a family of the registry.
@@ -78,7 +85,8 @@ impl Writer {
             let pairs =
                 metric.get_label().iter().map(|pair: &LabelPair| (pair.name(), pair.value()));
             self.series(pairs);
-            let at = Some(metric.timestamp_ms()).filter(|&millis| millis != 0);
+            let millis = metric.timestamp_ms();
+            let at = (millis != 0).then(|| Timestamp::from_millis(millis));
             match kind {
                 FamilyKind::Histogram => self.gathered_histogram(metric, at),
                 FamilyKind::Counter => {
@@ -117,7 +125,15 @@ impl Writer {
         }
     }
 
-    fn gathered_histogram(&mut self, metric: &Metric, at: Option<i64>) {
+    fn series_of(&mut self, family: &'static Family, values: &[&str]) {
+        if self.family != family.name {
+            self.head(family.name, family.kind, family.help);
+            self.family = family.name;
+        }
+        self.series(family.labels.iter().copied().zip(values.iter().copied()));
+    }
+
+    fn gathered_histogram(&mut self, metric: &Metric, at: Option<Timestamp>) {
         let histogram: &Histogram = metric.get_histogram();
         let print = if self.open { open_bound } else { bound };
         let mut bound = String::new();
@@ -137,7 +153,7 @@ impl Writer {
     }
 
     /// A line up to the value.
-    fn sample(&mut self, suffix: &str, value: f64, at: Option<i64>) {
+    fn sample(&mut self, suffix: &str, value: f64, at: Option<Timestamp>) {
         self.body.extend([&self.name, suffix]);
         if !self.labels.is_empty() {
             self.body.extend(["{", &self.labels, "}"]);
@@ -155,8 +171,8 @@ impl Writer {
         let _ = write!(self.body, "{cumulative}");
     }
 
-    fn end(&mut self, at: Option<i64>) {
-        if let Some(millis) = at {
+    fn end(&mut self, at: Option<Timestamp>) {
+        if let Some(millis) = at.map(Timestamp::as_millis) {
             // Writing to a String cannot fail.
             let _ = match self.open {
                 false => write!(self.body, " {millis}"),
@@ -182,18 +198,27 @@ impl Writer {
 }
 
 impl Sink for Writer {
-    fn family(&mut self, family: &Family) {
-        self.label_names = family.labels;
-        self.head(family.name, family.kind, family.help);
+    fn number(
+        &mut self,
+        family: &'static Family,
+        labels: &[&str],
+        value: f64,
+        at: Option<Timestamp>,
+    ) {
+        self.series_of(family, labels);
+        self.sample(self.suffix, value, at);
     }
+}
 
-    fn number(&mut self, labels: &[&str], value: f64) {
-        self.series(self.label_names.iter().copied().zip(labels.iter().copied()));
-        self.sample(self.suffix, value, None);
-    }
-
-    fn histogram(&mut self, labels: &[&str], durations: &Snapshot, exemplars: &Exemplars) {
-        self.series(self.label_names.iter().copied().zip(labels.iter().copied()));
+impl HistogramSink for Writer {
+    fn histogram(
+        &mut self,
+        family: &'static Family,
+        labels: &[&str],
+        durations: &Snapshot,
+        exemplars: &Exemplars,
+    ) {
+        self.series_of(family, labels);
         let bounds: &Bounds = if self.open { &OPEN_BOUNDS } else { &BOUNDS };
         let count = durations.count();
         for (bucket, cumulative) in durations.classic().chain([count]).enumerate() {
@@ -242,9 +267,10 @@ mod tests {
     use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry};
 
     fn written(open: bool, families: &[MetricFamily]) -> String {
-        let mut writer = Writer::new(open, 0);
+        let mut writer = Writer::default();
+        writer.begin(open);
         families.iter().for_each(|family| writer.gathered(family));
-        String::from_utf8(writer.finish()).expect("text")
+        writer.finish()
     }
 
     fn gathered() -> Vec<MetricFamily> {

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::agent::SignalCollector;
+use crate::agent::Registered;
 use crate::pprof;
 use crate::signals::Collectors;
 use crate::signals::allocator::Jemalloc;
@@ -46,7 +46,7 @@ pub(super) fn observe(
 ) -> anyhow::Result<impl Future<Output = anyhow::Result<()>> + Send + 'static> {
     let watched = Handle::current();
     let collectors = Arc::new(Mutex::new(Collectors::start(&watched, clock)));
-    registry.register(Box::new(SignalCollector::new(SERVICE, clock, collectors.clone())?))?;
+    registry.register(Box::new(Registered::new(SERVICE, clock, collectors.clone())?))?;
     let runtime = Builder::new_current_thread().enable_time().build();
     let runtime = runtime.context("cannot start the runtime of the observer")?;
     let polls = pprof::block::Watcher::new(&watched, clock.now().monotonic);
@@ -54,7 +54,7 @@ pub(super) fn observe(
     std::thread::Builder::new()
         .name("headroom-itself".to_owned())
         .spawn(move || {
-            Jemalloc::leave_this_thread_uncounted();
+            Jemalloc::set_this_thread_apart();
             watch(&runtime, &collectors, polls, clock, &shutdown);
             // Nobody waits for it while the program is being torn down.
             let _ = ended.send(());
@@ -77,7 +77,7 @@ fn watch(
         ticks.tick().await;
         loop {
             ticks.tick().await;
-            collectors.lock().tick(clock.now());
+            collectors.lock().tick(clock.now(), false);
         }
     };
     let look = async {

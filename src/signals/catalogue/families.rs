@@ -97,12 +97,12 @@ pub const TOKIO_BLOCKED_WORKERS: Family = Family {
     source: "tokio worker_total_busy_duration and worker_park_unpark_count, sampled every second",
 };
 
-/// Worst lateness of a task woken every 100 ms (10 ms while saturated) over the last 5 seconds, overdue wakes included.
+/// Worst lateness of a task woken every 100 ms (10 ms while saturated, 1 s while idle) over the last 5 seconds, overdue wakes included.
 pub const TOKIO_SCHEDULING_DELAY: Family = Family {
     name: "tokio_scheduling_delay_seconds",
     kind: FamilyKind::Gauge,
     labels: &[],
-    help: "Worst lateness of a task woken every 100 ms (10 ms while saturated) over the last 5 seconds, overdue wakes included",
+    help: "Worst lateness of a task woken every 100 ms (10 ms while saturated, 1 s while idle) over the last 5 seconds, overdue wakes included",
     source: "a task on the service's runtime",
 };
 
@@ -454,7 +454,7 @@ pub const HOST_MEMORY_AVAILABLE: Family = Family {
     kind: FamilyKind::Gauge,
     labels: &[],
     help: "Memory of the machine that can be had without swapping, in bytes",
-    source: "sysinfo",
+    source: "/proc/meminfo MemAvailable",
 };
 
 /// CPUs of the machine.

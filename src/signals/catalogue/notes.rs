@@ -48,7 +48,7 @@ pub const NOTES: &[Note] = &[
     note(
         "tokio_scheduling_delay_seconds",
         "What a request waits before its first poll, at worst. Under a millisecond is normal, tens of milliseconds are overload or blocking polls.",
-        "It is the worst of a window, not an average, and not to be averaged across pods. It stays up for 5 s after one late wake. While the runtime is saturated ten times as many wakes are looked at, so it finds rarer ones.",
+        "It is the worst of a window, not an average, and not to be averaged across pods. It stays up for 5 s after one late wake. While the runtime is saturated ten times as many wakes are looked at, so it finds rarer ones. While the process uses less than a hundredth of a core only one a second is: nothing waits there but what a busy neighbour on the machine delays, and a stall of under a second may pass unseen.",
     ),
     note(
         "tokio_worker_busy_seconds_total",

@@ -11,6 +11,8 @@ use std::alloc::{GlobalAlloc, Layout};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use super::apart;
+
 /// The allocator to declare as `#[global_allocator]`; `headroom::profiled_jemalloc!()` does that.
 ///
 /// Each thread adds up its allocations and hands them over every `BATCH_BYTES` or `BATCH_ALLOCATIONS`, so a thread that
@@ -57,9 +59,16 @@ impl Jemalloc {
     }
 
     /// From now on this thread's allocations are not counted: a service is not scaled on being looked at. One profile
-    /// with line numbers allocates as much as a busy second of a small service (118 MB).
-    pub(crate) fn leave_this_thread_uncounted() {
+    /// with line numbers allocates as much as a busy second of a small service (118 MB). Nor do they lie among those of the
+    /// service: what the agent has freed goes back to the kernel ([`Jemalloc::give_back`]).
+    pub(crate) fn set_this_thread_apart() {
+        apart::enter();
         PENDING.with(|pending| pending.totals.set(Some(&UNCOUNTED)));
+    }
+
+    /// Gives back what the threads that are set apart have freed, if it has not been used for a while. Once per tick.
+    pub(crate) fn give_back() {
+        apart::give_back();
     }
 }
 
@@ -159,7 +168,7 @@ mod tests {
 
         let counted = Jemalloc::counted().1;
         let own = std::thread::spawn(|| {
-            Jemalloc::leave_this_thread_uncounted();
+            Jemalloc::set_this_thread_apart();
             allocate_and_free(4_096, 10_000);
         });
         own.join().expect("the thread does not panic");
