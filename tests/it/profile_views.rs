@@ -137,26 +137,29 @@ async fn pages(sample: &Sample, profile: &Path) -> Result<(Process, String)> {
     Ok((process, url))
 }
 
-/// The page `graph` is left out: it needs graphviz, and says so.
+/// Two pages are left out: `graph` needs graphviz, and `source` looks for functions by the short names of DWARF where the
+/// executable is at hand, so that it finds those of Go alone.
 #[test]
 fn the_pages_of_go_tool_pprof_show_the_burner() {
     run(async {
         let sample = Sample::start().await?;
         let profile = burning(&sample, "cpu.pb.gz").await?;
         let (_process, url) = pages(&sample, &profile).await?;
-        let escaped = HOT_LINE.replace('<', "&lt;");
         for (page, shows) in [
             ("/ui/", format!("service::{BURNER}\"")),
             ("/ui/flamegraph", format!("service::{BURNER}\"")),
             ("/ui/top", format!("service::{BURNER}\",\"InlineLabel\":\"\",\"Flat\":")),
             ("/ui/peek?f=burn_cpu", format!("| headroom::command::demo::service::{BURNER} ")),
-            ("/ui/source?f=burn_cpu", escaped),
             // Go's own disassembler, with the lines of our debug information.
             ("/ui/disasm?f=burn_cpu", format!("service::{BURNER} work.rs:")),
         ] {
             let answer = sample.client.get(format!("{url}{page}")).send().await?;
             let (status, text) = (answer.status(), answer.text().await?);
-            ensure!(status.is_success() && text.contains(&shows), "{page}: {status} {text}");
+            let named: Vec<_> = text.lines().filter(|line| line.contains("burn_cpu")).collect();
+            ensure!(
+                status.is_success() && text.contains(&shows),
+                "{page}: {status}, {shows} is not in {named:?}"
+            );
         }
         Ok(())
     });
