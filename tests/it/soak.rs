@@ -27,18 +27,28 @@ const DEADLOCK: Duration = Duration::from_secs(60);
 /// What must not grow between the second and the last third of the run, and by how much its median may. The load itself holds up
 /// to 16 MiB, and captures come and go.
 const WATCHED: [Watched; 4] = [
-    Watched { family: "heap_allocated_bytes", limit: 12.0 * MEBIBYTE, unit: MEBIBYTE },
-    Watched { family: "process_resident_memory_bytes", limit: 24.0 * MEBIBYTE, unit: MEBIBYTE },
-    Watched { family: "process_threads", limit: 6.0, unit: 1.0 },
-    Watched { family: "process_open_fds", limit: 12.0, unit: 1.0 },
+    Watched::bytes("heap_allocated_bytes", 12.0),
+    Watched::bytes("process_resident_memory_bytes", 24.0),
+    Watched::count("process_threads", 6.0),
+    Watched::count("process_open_fds", 12.0),
 ];
 const MEBIBYTE: f64 = 1_048_576.0;
 
 struct Watched {
     family: &'static str,
     limit: f64,
-    /// In which the table shows it.
-    unit: f64,
+    /// In which the table shows it, and what it calls that.
+    unit: (f64, &'static str),
+}
+
+impl Watched {
+    const fn bytes(family: &'static str, limit_mebibytes: f64) -> Self {
+        Self { family, limit: limit_mebibytes * MEBIBYTE, unit: (MEBIBYTE, ", MiB") }
+    }
+
+    const fn count(family: &'static str, limit: f64) -> Self {
+        Self { family, limit, unit: (1.0, "") }
+    }
 }
 
 /// What is asked for over and over, each by a client of its own.
@@ -183,19 +193,19 @@ fn growth(readings: &[Vec<f64>; WATCHED.len()]) -> (String, Vec<&'static str>) {
     );
     let mut grown = Vec::new();
     for (watched, readings) in WATCHED.iter().zip(readings) {
-        let unit = if watched.unit == 1.0 { "" } else { ", MiB" };
-        let _ = write!(table, "{:<40}", format!("{}{unit}", watched.family));
+        let (unit, unit_name) = watched.unit;
+        let _ = write!(table, "{:<40}", format!("{}{unit_name}", watched.family));
         if readings.len() < 18 {
             let _ = writeln!(table, "not served");
             continue;
         }
         let thirds = thirds(readings);
         for (median, largest) in thirds {
-            let cell = format!("{:.1} {:.1}", median / watched.unit, largest / watched.unit);
+            let cell = format!("{:.1} {:.1}", median / unit, largest / unit);
             let _ = write!(table, "{cell:>18}");
         }
         let growth = thirds[2].0 - thirds[1].0;
-        let (shown, limit) = (growth / watched.unit, watched.limit / watched.unit);
+        let (shown, limit) = (growth / unit, watched.limit / unit);
         let _ = writeln!(table, "{shown:>+10.1}{limit:>8.0}");
         if growth > watched.limit {
             grown.push(watched.family);
