@@ -265,10 +265,10 @@ fn profiles_scrapes_and_task_churn_at_once_neither_crash_nor_hang_nor_grow() {
             writeln!(report, "{fault}")?;
         }
         let mut sample = soak.sample;
-        let text = std::fs::read_to_string(sample.process.log())?;
-        ensure!(report.is_empty() && !text.contains("panicked"), "{report}{text}");
         let (table, grown) = growth(&readings);
         eprintln!("{} answers in {duration:?}\n{table}", soak.answers.load(Ordering::Relaxed));
+        let text = std::fs::read_to_string(sample.process.log())?;
+        ensure!(report.is_empty() && !text.contains("panicked"), "{report}{text}");
         ensure!(grown.is_empty() || program.is_some(), "{grown:?} grew:\n{table}");
 
         // What was made for captures and clients is given back.
