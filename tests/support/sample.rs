@@ -144,6 +144,11 @@ impl Sample {
         Ok(file)
     }
 
+    /// What it has said so far.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.process.log()).unwrap_or_default()
+    }
+
     /// A folder that lives as long as the sample.
     pub(crate) fn home(&self) -> &Path {
         self.home.path()
