@@ -1,7 +1,7 @@
 # The front door. `make run` shows Headroom at work without a cluster; `make test` proves all of it against real Kubernetes.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test cluster fmt lint unit loom miri fuzz it soak bench deny features docs crd
+.PHONY: help run test cluster fmt lint unit loom miri fuzz it soak soak-sanitized bench deny features docs crd
 
 cache := $(or $(HEADROOM_CACHE),$(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME)/headroom,$(HOME)/.cache/headroom))
 deny_version := 0.20.2
@@ -15,7 +15,7 @@ fuzz_seconds ?= 60
 need = @command -v $(1) >/dev/null 2>&1 || { echo "error: $(2)" >&2; exit 1; }
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
 
 run: need-rust need-cc ## the demo: agent, adapter and a loaded sample service in one terminal
 	@echo "building; the first time takes some minutes"
@@ -93,6 +93,13 @@ it: kubernetes ## integration tests on a real control plane
 
 soak: need-rust need-cc ## ten minutes of everything the agent does at once, under load
 	HEADROOM_SOAK_SECONDS=600 cargo test --test it -- soak:: --nocapture
+
+# Nightly alone has the sanitizer, and std is not built again for it. `--target` keeps it out of build scripts.
+soak-sanitized: need-rust need-cc ## a minute of the soak in a program whose memory AddressSanitizer watches; ten minutes to build
+	@set -e; host=$$(rustc +nightly -vV | sed -n 's/^host: //p'); \
+	RUSTFLAGS="-Zsanitizer=address --cfg sanitized -Cforce-frame-pointers=yes" cargo +nightly build --locked --bin headroom \
+		--target $$host --target-dir target/sanitized; \
+	HEADROOM_SOAK_PROGRAM=$(CURDIR)/target/sanitized/$$host/debug/headroom cargo test --test it -- soak:: --nocapture
 
 # With the profile of `make run` and `make test`: that of `cargo bench` would compile every crate again.
 bench: need-rust need-cc ## what the histogram, the request layer and a scrape cost; fails where a bar is missed

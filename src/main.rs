@@ -5,6 +5,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use headroom::cli::Cli;
 
+// AddressSanitizer sees the memory of its own allocator only: `make soak-sanitized`.
+#[cfg(not(sanitized))]
 headroom::profiled_jemalloc!();
 
 fn main() -> ExitCode {

@@ -17,6 +17,7 @@ mod support {
     pub(crate) mod played;
     pub(crate) mod process;
     pub(crate) mod programs;
+    pub(crate) mod raw_profile;
     pub(crate) mod sample;
     pub(crate) mod shared;
     pub(crate) mod timeline;
@@ -41,6 +42,10 @@ mod failures;
 mod ground;
 #[path = "it/layers.rs"]
 mod layers;
+#[path = "it/profile_readers.rs"]
+mod profile_readers;
+#[path = "it/profile_views.rs"]
+mod profile_views;
 #[path = "it/profiles.rs"]
 mod profiles;
 #[path = "it/reading.rs"]

@@ -2,7 +2,8 @@
 //!
 //! In: nothing. Out: where it serves, and what scrapes and `go tool pprof` say of it. Never: a process that outlives it.
 
-use std::path::Path;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -32,8 +33,16 @@ impl Sample {
     /// # Errors
     /// It does not come up.
     pub(crate) async fn start() -> Result<Self> {
+        Self::start_program(Path::new(HEADROOM)).await
+    }
+
+    /// As [`Self::start`], with another build of our program.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub(crate) async fn start_program(program: &Path) -> Result<Self> {
         let home = tempfile::tempdir()?;
-        let mut command = Command::new(HEADROOM);
+        let mut command = Command::new(program);
         command.args(["demo", "--service-only"]);
         command.args(["--service-bind", "127.0.0.1:0", "--agent-bind", "127.0.0.1:0"]);
         let log = home.path().join("service.log");
@@ -94,17 +103,55 @@ impl Sample {
 
     /// What `go tool pprof` prints of a profile.
     pub(crate) async fn pprof(&self, arguments: &[&str], profile: &str) -> Result<String> {
-        let mut command = Command::new("go");
-        command
-            .args(["tool", "pprof"])
-            .args(arguments)
-            .arg(format!("http://{}/debug/pprof/{profile}", self.agent));
-        command.env("PPROF_TMPDIR", self.home.path()).env("NO_PROXY", "127.0.0.1");
+        let url = format!("http://{}/debug/pprof/{profile}", self.agent);
+        self.go_tool_pprof(arguments.iter().chain([&url.as_str()])).await
+    }
+
+    /// What `go tool pprof` prints.
+    ///
+    /// # Errors
+    /// It fails, with what it says.
+    pub(crate) async fn go_tool_pprof(
+        &self,
+        arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
+    ) -> Result<String> {
+        let mut command = self.go_tool_pprof_command();
+        command.args(arguments);
         let output = tokio::task::spawn_blocking(move || command.output()).await??;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let error = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "go tool pprof: {error}");
         Ok(text)
+    }
+
+    /// `go tool pprof` without arguments, which keeps its files in this sample's home.
+    pub(crate) fn go_tool_pprof_command(&self) -> Command {
+        let mut command = Command::new("go");
+        command.args(["tool", "pprof"]);
+        command.env("PPROF_TMPDIR", self.home.path()).env("NO_PROXY", "127.0.0.1");
+        command
+    }
+
+    /// Fetches a profile and keeps it in the sample's home under a name.
+    ///
+    /// # Errors
+    /// Anything but success.
+    pub(crate) async fn keep(&self, profile: &str, name: &str) -> Result<PathBuf> {
+        let url = format!("http://{}/debug/pprof/{profile}", self.agent);
+        let answer = self.client.get(&url).send().await?.error_for_status()?;
+        let file = self.home.path().join(name);
+        std::fs::write(&file, answer.bytes().await?)?;
+        Ok(file)
+    }
+
+    /// What it has said so far.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.process.log()).unwrap_or_default()
+    }
+
+    /// A folder that lives as long as the sample.
+    pub(crate) fn home(&self) -> &Path {
+        self.home.path()
     }
 
     /// The first row of `go tool pprof -top`: the function with the largest share of its own.
