@@ -14,7 +14,7 @@ use tikv_jemalloc_sys::mallctlbymib;
 
 use super::counting::Jemalloc;
 
-/// `None` where jemalloc is not in use, or refuses.
+/// `None` where jemalloc refuses.
 static ARENA: OnceLock<Option<Arena>> = OnceLock::new();
 
 #[derive(Clone, Copy, Debug)]
@@ -26,10 +26,6 @@ struct Arena {
 
 impl Arena {
     fn create() -> Option<Self> {
-        // By now the service has allocated more than a thread keeps to itself.
-        if Jemalloc::counted().0 == 0 {
-            return None;
-        }
         let refused = |error: &_| tracing::debug!(%error, "jemalloc gives the agent no arena");
         Self::ask().inspect_err(refused).ok()
     }
@@ -54,6 +50,10 @@ impl Arena {
 
 /// From now on this thread allocates in the agent's arena.
 pub(super) fn enter() {
+    // By now a service whose allocator it is has allocated more than a thread keeps to itself.
+    if Jemalloc::counted().0 == 0 {
+        return;
+    }
     if let Some(Arena { index, .. }) = ARENA.get_or_init(Arena::create) {
         // SAFETY: jemalloc documents `thread.arena` as a writable `unsigned`.
         let moved = unsafe { raw::write(b"thread.arena\0", *index) };
