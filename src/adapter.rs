@@ -61,6 +61,8 @@ pub use request_info::{RequestInfo, ResourceInfo};
 pub use serving::{CertificateError, SelfSigned, ServingCertificate, self_signed};
 pub use status::{ApiStatus, Cause, Details};
 
+use answers::Metrics;
+use compression::compressed;
 use custom_metrics::CustomMetrics;
 use external_metrics::ExternalMetrics;
 use resource_metrics::ResourceMetrics;
@@ -103,7 +105,7 @@ pub struct Server {
     pub metrics: OwnMetrics,
     /// Which requests have a line in the log of who asked for what.
     pub audit: AuditLevel,
-    /// More routes (push, profiles). They pass the same gate, find [`Identity`] and [`RequestInfo`] among the request's
+    /// More routes (push, profiles). They pass the same gate, find [`Identity`] and a shared [`RequestInfo`] among the request's
     /// extensions, and have no deadline but their own. Without a fallback of their own.
     pub extra: Router,
 }
@@ -125,28 +127,40 @@ impl Server {
         Ok(())
     }
 
-    /// The metrics of all groups.
+    /// The metrics of the groups that are served.
     fn apis(&self) -> Router {
-        let (board, clock, metrics) = (self.board.clone(), self.clock, self.metrics.clone());
-        let external_metrics = ExternalMetrics { board, clock, metrics };
-        let (board, metrics) = (self.board.clone(), self.metrics.clone());
-        let custom_metrics = CustomMetrics { board, clock, metrics };
-        let (board, metrics) = (self.board.clone(), self.metrics.clone());
-        let resource_metrics = ResourceMetrics { board, clock, metrics };
-        let external_of = |path: &str| format!("/apis/external.metrics.k8s.io/v1beta1{path}");
-        let custom_of = |path: &str| format!("/apis/custom.metrics.k8s.io/{{version}}{path}");
-        let pods_of = |path: &str| format!("/apis/metrics.k8s.io/{{version}}{path}");
-        let external = get(external).with_state(external_metrics);
-        let custom = get(custom).with_state(custom_metrics);
-        let resources = get(resources).with_state(resource_metrics);
-        Router::new()
-            .route(&external_of("/namespaces/{namespace}/{metric}"), external)
-            .route(&custom_of("/namespaces/{namespace}/{resource}/{name}/{metric}"), custom.clone())
-            .route(&custom_of("/namespaces/{namespace}/metrics/{metric}"), custom.clone())
-            .route(&custom_of("/{resource}/{name}/{metric}"), custom)
-            .route(&pods_of("/pods"), resources.clone())
-            .route(&pods_of("/namespaces/{namespace}/pods"), resources.clone())
-            .route(&pods_of("/namespaces/{namespace}/pods/{name}"), resources)
+        let source = || Metrics {
+            board: self.board.clone(),
+            clock: self.clock,
+            metrics: self.metrics.clone(),
+        };
+        let mut routes = Router::new();
+        if self.groups.external {
+            let external = get(external).with_state(Arc::new(ExternalMetrics(source())));
+            let of = "/apis/external.metrics.k8s.io/v1beta1/namespaces/{namespace}/{metric}";
+            routes = routes.route(of, external);
+        }
+        if self.groups.custom {
+            let custom = get(custom).with_state(Arc::new(CustomMetrics(source())));
+            for of in [
+                "/namespaces/{namespace}/{resource}/{name}/{metric}",
+                "/namespaces/{namespace}/metrics/{metric}",
+                "/{resource}/{name}/{metric}",
+            ] {
+                let of = format!("/apis/custom.metrics.k8s.io/{{version}}{of}");
+                routes = routes.route(&of, custom.clone());
+            }
+        }
+        if self.groups.resource_metrics {
+            let resources = get(resources).with_state(Arc::new(ResourceMetrics(source())));
+            for of in
+                ["/pods", "/namespaces/{namespace}/pods", "/namespaces/{namespace}/pods/{name}"]
+            {
+                let of = format!("/apis/metrics.k8s.io/{{version}}{of}");
+                routes = routes.route(&of, resources.clone());
+            }
+        }
+        routes
     }
 
     fn router(self) -> Router {
@@ -159,10 +173,7 @@ impl Server {
         ));
         Router::new()
             .merge(apis)
-            .route_layer(middleware::from_fn_with_state(self.groups, groups::only_served))
             .merge(discovery::routes(self.groups))
-            .route_layer(middleware::from_fn(compression::compressed))
-            .route_layer(middleware::from_fn(access::in_time))
             .merge(self.extra)
             .fallback(async || ApiStatus::no_such_path())
             .method_not_allowed_fallback(async || ApiStatus::method_not_allowed())
@@ -170,7 +181,7 @@ impl Server {
             .merge(self.progress.routes())
             .method_not_allowed_fallback(async || ApiStatus::method_not_allowed())
             .layer(middleware::from_fn_with_state(
-                limits::Limits::new(self.metrics),
+                Arc::new(limits::Limits::new(self.metrics)),
                 limits::limited,
             ))
     }
@@ -188,34 +199,36 @@ pub async fn serve_plain(
 
 /// What a handler answers: what was authorised is read, not the path again.
 async fn external(
-    State(external): State<ExternalMetrics>,
-    Extension(info): Extension<RequestInfo>,
+    State(external): State<Arc<ExternalMetrics>>,
+    Extension(info): Extension<Arc<RequestInfo>>,
     headers: HeaderMap,
 ) -> Result<Response, ApiStatus> {
-    let resource = info.resource.filter(|resource| resource.name.is_empty());
+    let resource = info.resource.as_ref().filter(|resource| resource.name.is_empty());
     let resource = resource.ok_or_else(ApiStatus::no_such_path)?;
     let encoding = encoding(&info.verb, &headers)?;
     let (namespace, metric) = (&resource.namespace, &resource.resource);
     let list = external.list(namespace, metric, &info.label_selector, encoding)?;
-    Ok(status::body_response(encoding, list))
+    Ok(compressed(&headers, status::body_response(encoding, list)).await)
 }
 
 async fn custom(
-    State(custom): State<CustomMetrics>,
-    Extension(info): Extension<RequestInfo>,
+    State(custom): State<Arc<CustomMetrics>>,
+    Extension(info): Extension<Arc<RequestInfo>>,
     headers: HeaderMap,
 ) -> Result<Response, ApiStatus> {
     let encoding = encoding(&info.verb, &headers)?;
-    Ok(status::body_response(encoding, custom.list(&info, encoding)?))
+    let list = custom.list(&info, encoding)?;
+    Ok(compressed(&headers, status::body_response(encoding, list)).await)
 }
 
 async fn resources(
-    State(resources): State<ResourceMetrics>,
-    Extension(info): Extension<RequestInfo>,
+    State(resources): State<Arc<ResourceMetrics>>,
+    Extension(info): Extension<Arc<RequestInfo>>,
     headers: HeaderMap,
 ) -> Result<Response, ApiStatus> {
     not_watched(&info.verb)?;
-    resources.answer(&info, accept(&headers))
+    let answer = resources.answer(&info, accept(&headers))?;
+    Ok(compressed(&headers, answer).await)
 }
 
 fn encoding(verb: &str, headers: &HeaderMap) -> Result<Encoding, ApiStatus> {

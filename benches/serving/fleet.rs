@@ -223,7 +223,7 @@ impl Names {
             let bound = if index + 1 == BUCKETS {
                 "+Inf".to_owned()
             } else {
-                format!("{}", 0.001 * f64::from(1 << index))
+                format!("{}", 0.004 * f64::from(index + 1))
             };
             let labels = [endpoint, ("status_code", "200"), ("le", &bound)].into_iter().collect();
             series("http_server_request_duration_seconds_bucket", labels)
@@ -259,7 +259,7 @@ impl Names {
             self.scalars.iter().zip(scalars).map(|(series, value)| sample(series, value)).collect();
         let mut count = 0.0;
         for (index, series) in self.buckets.iter().enumerate() {
-            count += round * pods_as_number(index + 1);
+            count += round * pods_as_number(self.buckets.len() - index);
             samples.push(sample(series, count));
         }
         let [sum, total] = &self.sums;

@@ -57,6 +57,7 @@ fn compare(policies: usize, pairs: usize, seconds: Duration) -> Result<()> {
     let (fleet, ground) = servers.block_on(async {
         let fleet = Fleet::start(policies, &shutdown).await?;
         let ground = Ground::start(&fleet, &shutdown).await?;
+        profiled().await?;
         anyhow::Ok((fleet, ground))
     })?;
     println!(
@@ -111,6 +112,19 @@ fn compare(policies: usize, pairs: usize, seconds: Duration) -> Result<()> {
     }
     shutdown.cancel();
     anyhow::ensure!(missed.is_empty(), "missed: {}", missed.join(", "));
+    Ok(())
+}
+
+/// With `--pprof ADDRESS` the profiles of this process are served there while it runs.
+async fn profiled() -> Result<()> {
+    let address = argument("--pprof", String::new());
+    if address.is_empty() {
+        return Ok(());
+    }
+    let service = headroom::pprof::Service { name: "serving".to_owned(), version: String::new() };
+    let routes = headroom::pprof::routes(&service, Some(tokio::runtime::Handle::current()));
+    let listener = tokio::net::TcpListener::bind(address).await?;
+    tokio::spawn(async { axum::serve(listener, routes).await });
     Ok(())
 }
 

@@ -36,10 +36,6 @@ use crate::telemetry::error_chain;
 /// For the whole of an answer. An adapter that hangs holds one of the HPA controller's few workers.
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Until when an answer must be there.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Deadline(Instant);
-
 /// The address that a connection came from.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SourceAddress(pub(super) IpAddr);
@@ -181,9 +177,8 @@ pub(super) async fn admitted(
         let who = Some((identity.clone(), means));
         Subject::new(&info, who, address, &parts.headers, started)
     });
-    parts.extensions.insert(info);
+    parts.extensions.insert(Arc::new(info));
     parts.extensions.insert(identity);
-    parts.extensions.insert(Deadline(deadline));
     let answer = next.run(Request::from_parts(parts, body)).await;
     let answer = answer.map(|body| Body::new(Held { body, _share: share }));
     if let Some(subject) = subject {
@@ -197,14 +192,4 @@ fn marked(mut answer: Response, recognised: bool) -> Response {
         answer.extensions_mut().insert(Recognised);
     }
     answer
-}
-
-/// The layer of routes that must answer by the deadline.
-pub(super) async fn in_time(request: Request, next: Next) -> Response {
-    let deadline = request.extensions().get::<Deadline>().copied();
-    let Some(Deadline(deadline)) = deadline else { return ApiStatus::internal().into_response() };
-    match timeout_at(deadline, next.run(request)).await {
-        Ok(answer) => answer,
-        Err(_) => ApiStatus::unavailable("the answer was not ready in time").into_response(),
-    }
 }

@@ -8,20 +8,30 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::own_metrics::OwnMetrics;
 use super::status::{ApiStatus, Cause, Details};
 use super::wire::{
     CustomItem, CustomVersion, Encoding, ExternalItem, LabelSelector, ObjectReference,
 };
 use super::{custom_metrics, external_metrics};
 use crate::policy::{
-    Decision, DescribedObject, EntryState, Namespace, POLICY_LABEL, Policy, Standing, Unserved,
+    Board, Decision, DescribedObject, EntryState, Namespace, POLICY_LABEL, Policy, Standing,
+    Unserved,
 };
 use crate::quantity::Quantity;
 use crate::sample::Labels;
-use crate::time::{Now, Timestamp};
+use crate::time::{Clock, Now, Timestamp};
 
 /// Policies that an error names before it says "and N more".
 const POLICIES_NAMED: usize = 20;
+
+/// What every group answers from.
+#[derive(Debug)]
+pub(super) struct Metrics {
+    pub(super) board: Arc<Board>,
+    pub(super) clock: Clock,
+    pub(super) metrics: OwnMetrics,
+}
 
 /// All answers of one standing.
 #[derive(Debug, Default)]

@@ -230,6 +230,13 @@ pub const CATALOGUE: &[OwnFamily] = &[
         reading: "What the adapter's memory grows with.",
     },
     OwnFamily {
+        name: "headroom_adapter_store_bytes",
+        kind: Gauge,
+        labels: &[],
+        help: "Memory that the kept series take, as the store counts it.",
+        reading: "Pods times their series times the points in a window.",
+    },
+    OwnFamily {
         name: "headroom_adapter_store_dropped_total",
         kind: Counter,
         labels: &[closed("reason", &["pod_limit", "series_limit", "out_of_order"])],

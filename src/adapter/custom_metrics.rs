@@ -10,19 +10,18 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::answers::{
-    Answers, CustomAnswer, CustomAnswers, Failure, Reading, Wanted, decided, fresh, labels,
-    policies_named, unserved,
+    Answers, CustomAnswer, CustomAnswers, Failure, Metrics, Reading, Wanted, decided, fresh,
+    labels, policies_named, unserved,
 };
-use super::own_metrics::OwnMetrics;
 use super::request_info::RequestInfo;
 use super::status::{ApiStatus, Details};
 use super::trace;
 use super::wire::{self, CustomVersion, Encoding, LabelSelector};
 use crate::policy::{
-    Board, DEMAND_METRIC, Decision, DescribedObject, Entry, Namespace, PodReading, Policy,
+    DEMAND_METRIC, Decision, DescribedObject, Entry, Namespace, PodReading, Policy,
 };
 use crate::sample::Selector;
-use crate::time::{Clock, Now};
+use crate::time::Now;
 
 /// The API group.
 const GROUP: &str = "custom.metrics.k8s.io";
@@ -32,12 +31,8 @@ const PRESSURE_METRIC: &str = "headroom_pressure";
 const PODS_NAMED: usize = 3;
 
 /// Answers from the board.
-#[derive(Clone, Debug)]
-pub(super) struct CustomMetrics {
-    pub(super) board: Arc<Board>,
-    pub(super) clock: Clock,
-    pub(super) metrics: OwnMetrics,
-}
+#[derive(Debug)]
+pub(super) struct CustomMetrics(pub(super) Metrics);
 
 /// A request.
 struct Asked<'a> {
@@ -85,7 +80,7 @@ impl CustomMetrics {
             kind: asked.metric.to_owned(),
             ..Details::default()
         };
-        let Some(policies) = self.board.namespace(asked.namespace) else {
+        let Some(policies) = self.0.board.namespace(asked.namespace) else {
             let message = format!(
                 "{}: there is no ScalingPolicy in namespace {:?}",
                 asked.metric, asked.namespace
@@ -135,7 +130,7 @@ impl CustomMetrics {
             objects: selector("labelSelector", &info.label_selector)?,
             metrics,
             wanted: Wanted { version, encoding, selector: echoed },
-            now: self.clock.now(),
+            now: self.0.clock.now(),
         })
     }
 
@@ -160,7 +155,7 @@ impl CustomMetrics {
                 picked.unlabelled |= asked.name.is_none() && answer.labels.is_none();
                 match fresh(decision, asked.now).and_then(|()| answer.value.clone()) {
                     Ok(reading) => {
-                        self.metrics.served(asked.now.wall.since(reading.sampled_at));
+                        self.0.metrics.served(asked.now.wall.since(reading.sampled_at));
                         let item = answer.encoded(asked.metric, reading, &asked.wanted);
                         picked.items.push((answer.described.name.clone(), item));
                         given = true;

@@ -4,22 +4,20 @@
 //! error that names what is missing. Never: some of the items (an HPA adds them up, and half a sum scales down), a value
 //! older than its policy's `staleAfter`, or a network. Source: metrics `pkg/apis/external_metrics/v1beta1/types.go`.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 
 use super::answers::{
-    Answers, ExternalAnswer, Failure, Reading, decided, fresh, labels, policies_named, unserved,
+    Answers, ExternalAnswer, Failure, Metrics, Reading, decided, fresh, labels, policies_named,
+    unserved,
 };
-use super::own_metrics::OwnMetrics;
 use super::status::{ApiStatus, Details};
 use super::trace;
 use super::wire::{self, Encoding, ExternalItem};
 use crate::policy::{
-    Board, DEMAND_METRIC, Decision, Entry, POLICY_LABEL, Policy, SignalKind, TotalKind, Unserved,
+    DEMAND_METRIC, Decision, Entry, POLICY_LABEL, Policy, SignalKind, TotalKind, Unserved,
 };
 use crate::sample::Selector;
-use crate::time::{Clock, Now};
+use crate::time::Now;
 use crate::units::Measure;
 
 /// The API group.
@@ -65,12 +63,8 @@ impl Metric {
 }
 
 /// Answers from the board.
-#[derive(Clone, Debug)]
-pub(super) struct ExternalMetrics {
-    pub(super) board: Arc<Board>,
-    pub(super) clock: Clock,
-    pub(super) metrics: OwnMetrics,
-}
+#[derive(Debug)]
+pub(super) struct ExternalMetrics(pub(super) Metrics);
 
 /// A request.
 struct Asked {
@@ -106,10 +100,10 @@ impl ExternalMetrics {
                 ApiStatus::bad_request(format!("labelSelector {selector:?}: {error}"))
             })?,
             encoding,
-            now: self.clock.now(),
+            now: self.0.clock.now(),
         };
         let mut picked = Picked::default();
-        if let Some(policies) = self.board.namespace(namespace) {
+        if let Some(policies) = self.0.board.namespace(namespace) {
             match asked.picks.only_value(POLICY_LABEL) {
                 Some(name) => {
                     policies
@@ -152,7 +146,7 @@ impl ExternalMetrics {
                     .and(answer.value.as_ref().copied().map_err(Unserved::clone))
                 {
                     Ok(reading) => {
-                        self.metrics.served(asked.now.wall.since(reading.sampled_at));
+                        self.0.metrics.served(asked.now.wall.since(reading.sampled_at));
                         picked.items.push(answer.encoded(
                             METRICS[place].0,
                             reading,
@@ -166,7 +160,7 @@ impl ExternalMetrics {
     }
 
     fn nothing_picked(&self, namespace: &str, metric: &str, selector: &str) -> ApiStatus {
-        let policies = self.board.namespace(namespace);
+        let policies = self.0.board.namespace(namespace);
         let Some(policies) = policies else {
             let message = format!("{metric}: there is no ScalingPolicy in namespace {namespace:?}");
             return ApiStatus::not_found(message).about(details(metric));

@@ -1,15 +1,7 @@
 //! The API groups: which there are, in which versions, and which of them are served.
 //!
-//! In: [`Groups`], from the configuration. Out: what discovery, OpenAPI and the registration need to know of each, and a layer
-//! that answers 404 for the others. Never: a verb that can delete or watch: the namespace controller and the garbage collector
+//! In: [`Groups`], from the configuration. Out: what discovery, OpenAPI and the registration need to know of each. Never: a verb that can delete or watch: the namespace controller and the garbage collector
 //! would use it on metrics (kubernetes `pkg/controller/namespace/deletion/namespaced_resources_deleter.go`).
-
-use axum::extract::{Request, State};
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
-
-use super::request_info::RequestInfo;
-use super::status::ApiStatus;
 
 /// Which API groups are served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,24 +73,5 @@ impl Groups {
             group.versions.iter().map(|version| format!("{version}.{}", group.name))
         };
         self.served().flat_map(of).collect()
-    }
-
-    fn serve(self, group: &str, version: &str) -> bool {
-        self.served().any(|served| served.name == group && served.versions.contains(&version))
-    }
-}
-
-/// The layer before the handlers of all groups: 404 for a group or version that is not served.
-pub(super) async fn only_served(
-    State(groups): State<Groups>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let info = request.extensions().get::<RequestInfo>();
-    match info.and_then(|info| info.resource.as_ref()) {
-        Some(resource) if !groups.serve(&resource.group, &resource.version) => {
-            ApiStatus::no_such_path().into_response()
-        }
-        _ => next.run(request).await,
     }
 }

@@ -42,7 +42,7 @@ impl Limits {
 
 /// The outermost layer.
 pub(super) async fn limited(
-    State(limits): State<Limits>,
+    State(limits): State<Arc<Limits>>,
     request: Request,
     next: Next,
 ) -> Response {

@@ -11,27 +11,22 @@ use std::sync::Arc;
 use axum::response::Response;
 use bytes::Bytes;
 
-use super::answers::{decided, fresh};
-use super::own_metrics::OwnMetrics;
+use super::answers::{Metrics, decided, fresh};
 use super::request_info::RequestInfo;
 use super::status::{ApiStatus, Details, body_response};
 use super::wire::{self, Encoding, Form, PodMetricsItem, PodMetricsVersion};
-use crate::policy::{Board, PodReading, PodUsage};
+use crate::policy::{PodReading, PodUsage};
 use crate::quantity::Quantity;
 use crate::sample::Selector;
-use crate::time::{Clock, Timestamp};
+use crate::time::Timestamp;
 use crate::units::Measure;
 
 /// The API group.
 const GROUP: &str = "metrics.k8s.io";
 
 /// Answers from the board.
-#[derive(Clone, Debug)]
-pub(super) struct ResourceMetrics {
-    pub(super) board: Arc<Board>,
-    pub(super) clock: Clock,
-    pub(super) metrics: OwnMetrics,
-}
+#[derive(Debug)]
+pub(super) struct ResourceMetrics(pub(super) Metrics);
 
 impl ResourceMetrics {
     /// One pod, if the path names it; else all that the selectors pick.
@@ -78,9 +73,9 @@ impl ResourceMetrics {
 
     /// By namespace and name; a pod of two policies once.
     fn rows(&self, picks: &Picks<'_>, form: Form) -> BTreeMap<(Arc<str>, Arc<str>), Bytes> {
-        let now = self.clock.now();
+        let now = self.0.clock.now();
         let mut rows = BTreeMap::new();
-        for entry in self.board.entries(picks.namespace) {
+        for entry in self.0.board.entries(picks.namespace) {
             let standing = entry.load();
             let Ok((_, decision)) = decided(&standing) else { continue };
             if fresh(decision, now).is_err() {
@@ -88,7 +83,7 @@ impl ResourceMetrics {
             }
             for pod in decision.pods.iter().filter(|pod| picks.pod(pod)) {
                 let Some(usage) = &pod.usage else { continue };
-                self.metrics.served(now.wall.since(pod.sampled_at));
+                self.0.metrics.served(now.wall.since(pod.sampled_at));
                 let row = encoded(&entry.id.namespace, pod, usage, form);
                 rows.entry((entry.id.namespace.clone(), pod.name.clone())).or_insert(row);
             }

@@ -11,6 +11,7 @@ pub(super) struct PipelineMetrics {
     decisions: IntCounterVec,
     policies: IntGaugeVec,
     series: IntGauge,
+    store_bytes: IntGauge,
     store_dropped: IntCounterVec,
     pub(super) decide_duration: Histogram,
 }
@@ -27,6 +28,10 @@ impl PipelineMetrics {
                 &["state"],
             )?,
             series: IntGauge::new("headroom_adapter_series", "Series kept, over all pods.")?,
+            store_bytes: IntGauge::new(
+                "headroom_adapter_store_bytes",
+                "Memory that the kept series take, as the store counts it.",
+            )?,
             store_dropped: IntCounterVec::new(
                 Opts::new(
                     "headroom_adapter_store_dropped_total",
@@ -45,6 +50,7 @@ impl PipelineMetrics {
         registry.register(Box::new(metrics.decisions.clone()))?;
         registry.register(Box::new(metrics.policies.clone()))?;
         registry.register(Box::new(metrics.series.clone()))?;
+        registry.register(Box::new(metrics.store_bytes.clone()))?;
         registry.register(Box::new(metrics.store_dropped.clone()))?;
         registry.register(Box::new(metrics.decide_duration.clone()))?;
         for reason in ["pod_limit", "series_limit", "out_of_order"] {
@@ -74,6 +80,7 @@ impl PipelineMetrics {
     /// The store counts from its start, as the counter does.
     pub(super) fn observe_store(&self, stats: &Stats) {
         self.series.set(i64::try_from(stats.series).unwrap_or(i64::MAX));
+        self.store_bytes.set(i64::try_from(stats.bytes).unwrap_or(i64::MAX));
         let dropped = &stats.dropped;
         for (reason, total) in [
             ("pod_limit", dropped.pod_limit),

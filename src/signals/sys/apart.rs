@@ -63,6 +63,12 @@ pub(super) fn enter() {
     }
 }
 
+/// From now on no allocation of this thread is sampled.
+pub(super) fn leave_profile() {
+    // SAFETY: jemalloc documents `thread.prof.active` as a writable bool. Where it was built without profiles it refuses.
+    let _ = unsafe { raw::write(b"thread.prof.active\0", false) };
+}
+
 /// Gives back the arena's pages that have not been used for a while: ten seconds, as jemalloc has it.
 pub(super) fn give_back() {
     if let Some(Some(arena)) = ARENA.get() {
