@@ -394,7 +394,9 @@ mod tests {
             flood.spawn(async move { reviews.review(&token.to_string(), flooder).await });
         }
         tokio::task::yield_now().await;
-        let error = reviews.review("token", flooder).await.expect_err("there is no place");
+        let refused =
+            tokio::time::timeout(Duration::from_secs(20), reviews.review("token", flooder));
+        let error = refused.await.expect("at once").expect_err("there is no place");
         assert_eq!(error.sentence(), "cannot tell who is asking: too many tokens are under review");
         let under_way = reviews.review("token", other);
         let waited = tokio::time::timeout(Duration::from_millis(1), under_way).await;

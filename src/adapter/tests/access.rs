@@ -403,6 +403,8 @@ async fn one_users_reviews_do_not_wait_behind_those_of_another() {
         }
         // Until the whole flood has arrived.
         tokio::time::sleep(Duration::from_millis(200)).await;
+        let under_way = server.script.accesses.lock().len();
+        assert_eq!(under_way, 32, "half of the places are left");
         other.get(PATH, &[("x-remote-user", "bob")]).await.code
     };
     let (answers, code) = tokio::join!(flood, others);

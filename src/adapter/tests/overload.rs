@@ -211,6 +211,8 @@ async fn handshakes_that_never_end_take_no_more_than_their_part() {
     assert!(closes(server.connect(HERE).await).await);
     let other = server.client(ELSEWHERE);
     assert_eq!(server.get(&other, "/known").await.expect("a place was left"), "known");
+    // Refused at once, not given up after the time of a handshake.
+    assert_eq!(server.counter("headroom_adapter_refused_as_too_many_total"), "1");
     drop(kept);
 }
 
