@@ -40,7 +40,8 @@ mod tests;
 
 use std::sync::Arc;
 
-use axum::extract::{Extension, State};
+use axum::extract::{Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use axum::response::Response;
 use axum::routing::get;
@@ -197,38 +198,44 @@ pub async fn serve_plain(
     listener::Connections::plain(routes, metrics, shutdown).serve(listener).await;
 }
 
-/// What a handler answers: what was authorised is read, not the path again.
 async fn external(
     State(external): State<Arc<ExternalMetrics>>,
-    Extension(info): Extension<Arc<RequestInfo>>,
-    headers: HeaderMap,
+    request: Request,
 ) -> Result<Response, ApiStatus> {
+    let (request, info) = authorised(request)?;
     let resource = info.resource.as_ref().filter(|resource| resource.name.is_empty());
     let resource = resource.ok_or_else(ApiStatus::no_such_path)?;
-    let encoding = encoding(&info.verb, &headers)?;
+    let encoding = encoding(&info.verb, &request.headers)?;
     let (namespace, metric) = (&resource.namespace, &resource.resource);
     let list = external.list(namespace, metric, &info.label_selector, encoding)?;
-    Ok(compressed(&headers, status::body_response(encoding, list)).await)
+    Ok(compressed(&request.headers, status::body_response(encoding, list)).await)
 }
 
 async fn custom(
     State(custom): State<Arc<CustomMetrics>>,
-    Extension(info): Extension<Arc<RequestInfo>>,
-    headers: HeaderMap,
+    request: Request,
 ) -> Result<Response, ApiStatus> {
-    let encoding = encoding(&info.verb, &headers)?;
+    let (request, info) = authorised(request)?;
+    let encoding = encoding(&info.verb, &request.headers)?;
     let list = custom.list(&info, encoding)?;
-    Ok(compressed(&headers, status::body_response(encoding, list)).await)
+    Ok(compressed(&request.headers, status::body_response(encoding, list)).await)
 }
 
 async fn resources(
     State(resources): State<Arc<ResourceMetrics>>,
-    Extension(info): Extension<Arc<RequestInfo>>,
-    headers: HeaderMap,
+    request: Request,
 ) -> Result<Response, ApiStatus> {
+    let (request, info) = authorised(request)?;
     not_watched(&info.verb)?;
-    let answer = resources.answer(&info, accept(&headers))?;
-    Ok(compressed(&headers, answer).await)
+    let answer = resources.answer(&info, accept(&request.headers))?;
+    Ok(compressed(&request.headers, answer).await)
+}
+
+/// What was authorised, which is what is answered: the path is not read again.
+fn authorised(request: Request) -> Result<(Parts, Arc<RequestInfo>), ApiStatus> {
+    let (parts, _) = request.into_parts();
+    let info = parts.extensions.get().cloned().ok_or_else(ApiStatus::internal)?;
+    Ok((parts, info))
 }
 
 fn encoding(verb: &str, headers: &HeaderMap) -> Result<Encoding, ApiStatus> {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::own_metrics::OwnMetrics;
 use super::status::{ApiStatus, Cause, Details};
 use super::wire::{
-    CustomItem, CustomVersion, Encoding, ExternalItem, LabelSelector, ObjectReference,
+    self, CustomItem, CustomVersion, Encoding, ExternalItem, LabelSelector, ObjectReference,
 };
 use super::{custom_metrics, external_metrics};
 use crate::policy::{
@@ -85,22 +85,36 @@ pub(super) struct ExternalAnswer {
     pub(super) labels: Labels,
     pub(super) value: Value,
     encoded: [OnceLock<Bytes>; 2],
+    /// A list of it alone: what an HPA reads.
+    alone: [OnceLock<Bytes>; 2],
 }
 
 impl ExternalAnswer {
     pub(super) fn new(labels: Labels, value: Value) -> Self {
-        Self { labels, value, encoded: Default::default() }
+        Self { labels, value, encoded: Default::default(), alone: Default::default() }
     }
 
     /// The item; the metric's name is the one that it was made for.
-    pub(super) fn encoded(&self, metric: &str, reading: Reading, encoding: Encoding) -> Bytes {
-        let place = match encoding {
-            Encoding::Json => 0,
-            Encoding::Protobuf => 1,
-        };
+    pub(super) fn encoded(&self, metric: &str, reading: Reading, encoding: Encoding) -> &Bytes {
+        let place = place_of(encoding);
         let Reading { value, sampled_at: timestamp, window } = reading;
         let item = ExternalItem { metric, labels: &self.labels, timestamp, window, value };
-        self.encoded[place].get_or_init(|| item.encode(encoding)).clone()
+        self.encoded[place].get_or_init(|| item.encode(encoding))
+    }
+
+    /// The list of this item.
+    pub(super) fn alone(&self, metric: &str, reading: Reading, encoding: Encoding) -> &Bytes {
+        self.alone[place_of(encoding)].get_or_init(|| {
+            let item = self.encoded(metric, reading, encoding);
+            wire::list(ExternalItem::LIST, encoding, std::iter::once(&item[..]))
+        })
+    }
+}
+
+const fn place_of(encoding: Encoding) -> usize {
+    match encoding {
+        Encoding::Json => 0,
+        Encoding::Protobuf => 1,
     }
 }
 

@@ -79,6 +79,8 @@ struct Asked {
 #[derive(Default)]
 struct Picked {
     items: Vec<Bytes>,
+    /// The list of the first item.
+    alone: Option<Bytes>,
     failures: Vec<Failure>,
 }
 
@@ -120,7 +122,13 @@ impl ExternalMetrics {
         if picked.items.is_empty() {
             return Err(self.nothing_picked(namespace, metric, selector));
         }
-        Ok(wire::list(ExternalItem::LIST, encoding, picked.items.iter().map(|item| &item[..])))
+        Ok(match picked.alone {
+            Some(list) if picked.items.len() == 1 => list,
+            _ => {
+                let items = picked.items.iter().map(|item| &item[..]);
+                wire::list(ExternalItem::LIST, encoding, items)
+            }
+        })
     }
 
     /// The items of one policy that the selector picks, or why one of them cannot be said.
@@ -147,11 +155,11 @@ impl ExternalMetrics {
                 {
                     Ok(reading) => {
                         self.0.metrics.served(asked.now.wall.since(reading.sampled_at));
-                        picked.items.push(answer.encoded(
-                            METRICS[place].0,
-                            reading,
-                            asked.encoding,
-                        ));
+                        let of = (METRICS[place].0, reading, asked.encoding);
+                        if picked.items.is_empty() {
+                            picked.alone = Some(answer.alone(of.0, of.1, of.2).clone());
+                        }
+                        picked.items.push(answer.encoded(of.0, of.1, of.2).clone());
                     }
                     Err(why) => return picked.failures.push(failed(why)),
                 }

@@ -21,6 +21,9 @@ pub enum Form {
 )]
 pub struct NotAcceptable;
 
+/// What kube-controller-manager sends with every read (client-go `rest/request.go`): it need not be taken apart each time.
+const OF_AN_HPA: &str = "application/vnd.kubernetes.protobuf, */*";
+
 /// One element of the header.
 struct Clause<'a> {
     main: &'a str,
@@ -38,6 +41,9 @@ impl Encoding {
     /// # Errors
     /// [`NotAcceptable`] if it admits neither.
     pub fn negotiate(accept: Option<&str>) -> Result<Self, NotAcceptable> {
+        if accept == Some(OF_AN_HPA) {
+            return Ok(Self::Protobuf);
+        }
         negotiate(accept, |clause| clause.encoding()).map(|encoding| encoding.unwrap_or(Self::Json))
     }
 }
