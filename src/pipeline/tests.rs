@@ -7,6 +7,8 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use std::sync::Barrier;
+
 use super::*;
 use crate::policy::{
     Decision, Endpoint, Learned, LeftOutReason, Pod, Policy, Port, Scheme, Signal, SignalKind,
@@ -525,6 +527,35 @@ async fn a_panic_in_one_decision_is_said_and_harms_no_other_policy() {
     pipeline.take_batch(&batch(clock, "a", Ok(100.0)));
     pipeline.decide_dirty().await;
     assert!(matches!(state("cart").state(), EntryState::Decided { .. }), "the next batch heals it");
+}
+
+/// Readers of the board wait for nobody, even if the writer stands still in the middle of a decision.
+#[tokio::test]
+async fn a_writer_that_is_held_holds_up_no_reader() {
+    static ENTERED: Barrier = Barrier::new(2);
+    static LEAVES: Barrier = Barrier::new(2);
+    let (_roster, mut pipeline, board) = at_rest(vec![active("checkout", &["a"])]);
+    pipeline.take_batch(&batch(pipeline.clock, "a", Ok(100.0)));
+    pipeline.decide_dirty().await;
+    let seat = pipeline.seats.get_mut(&id("checkout")).expect("checkout is active");
+    seat.decides_with(|decider, store, workload, now| {
+        ENTERED.wait();
+        LEAVES.wait();
+        decider.decide(store, workload, now)
+    });
+    pipeline.take_batch(&batch(pipeline.clock, "a", Ok(200.0)));
+    let writer = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(pipeline.decide_dirty());
+    });
+    ENTERED.wait();
+    for _ in 0..10_000 {
+        let standing = board.get(&id("checkout")).expect("it is on the board");
+        assert!(matches!(standing.state(), EntryState::Decided { .. }));
+        assert_eq!(board.namespace("shop").map_or(0, |namespace| namespace.iter().count()), 1);
+    }
+    LEAVES.wait();
+    writer.join().expect("the decision was made");
 }
 
 #[tokio::test]
