@@ -43,6 +43,12 @@ impl Arena {
         Ok(Self { index, decay })
     }
 
+    /// From now on this thread allocates here.
+    fn enter(&self) -> Result<(), Error> {
+        // SAFETY: jemalloc documents `thread.arena` as a writable `unsigned`.
+        unsafe { raw::write(b"thread.arena\0", self.index) }
+    }
+
     /// 0, or the number of an error.
     fn decay(&self) -> c_int {
         let (name, length) = (self.decay.as_ptr(), self.decay.len());
@@ -54,12 +60,10 @@ impl Arena {
 
 /// From now on this thread allocates in the agent's arena.
 pub(super) fn enter() {
-    if let Some(Arena { index, .. }) = ARENA.get_or_init(Arena::create) {
-        // SAFETY: jemalloc documents `thread.arena` as a writable `unsigned`.
-        let moved = unsafe { raw::write(b"thread.arena\0", *index) };
-        if let Err(error) = moved {
-            tracing::debug!(%error, "a thread of the agent allocates among the service's");
-        }
+    if let Some(arena) = ARENA.get_or_init(Arena::create)
+        && let Err(error) = arena.enter()
+    {
+        tracing::debug!(%error, "a thread of the agent allocates among the service's");
     }
 }
 
@@ -73,29 +77,25 @@ pub(super) fn give_back() {
 
 #[cfg(test)]
 mod tests {
-    use std::alloc::{GlobalAlloc as _, Layout};
-
     use super::*;
 
-    fn own_arena() -> c_uint {
-        // SAFETY: jemalloc documents `thread.arena` as an `unsigned`.
-        unsafe { raw::read(b"thread.arena\0") }.expect("jemalloc is linked")
+    /// The arena of a new thread that does `first`.
+    fn arena_of(first: impl FnOnce() + Send) -> c_uint {
+        let arena = || {
+            first();
+            // SAFETY: jemalloc documents `thread.arena` as an `unsigned`.
+            unsafe { raw::read(b"thread.arena\0") }.expect("jemalloc is linked")
+        };
+        std::thread::scope(|scope| scope.spawn(arena).join().expect("it ends"))
     }
 
     #[test]
     fn threads_that_are_set_apart_share_an_arena_that_no_other_has() {
-        let layout = Layout::from_size_align(1 << 20, 8).expect("8 is a power of two");
-        // SAFETY: the layout is not zero-sized, and the block is freed with the layout it was allocated with.
-        unsafe { Jemalloc.dealloc(Jemalloc.alloc(layout), layout) };
-        let apart = || {
-            Jemalloc::set_this_thread_apart();
-            own_arena()
-        };
-        let [first, second] = [(); 2].map(|()| std::thread::spawn(apart));
-        let (first, second) = (first.join().expect("it ends"), second.join().expect("it ends"));
-        assert_eq!(first, second);
-        let other = std::thread::spawn(own_arena).join().expect("it ends");
-        assert_ne!(first, other);
-        assert_eq!(ARENA.get().copied().flatten().map(|arena| arena.decay()), Some(0));
+        // The program's own may have been refused: the test program's allocator is the system's.
+        let apart = Arena::ask().expect("jemalloc is linked");
+        let enter = || apart.enter().expect("the arena is there");
+        assert_eq!([arena_of(enter), arena_of(enter)], [apart.index; 2]);
+        assert_ne!(arena_of(|| ()), apart.index);
+        assert_eq!(apart.decay(), 0);
     }
 }
