@@ -49,6 +49,7 @@ pub(super) struct AgentThread {
 impl AgentThread {
     /// Serves until told to stop. Says through `started` whether it could begin.
     pub(super) fn run(self, started: &SyncSender<io::Result<()>>) {
+        Jemalloc::open_arena();
         Jemalloc::set_this_thread_apart();
         let runtime = Builder::new_current_thread()
             .enable_all()

@@ -6,24 +6,30 @@
 //! Why: a profile takes some megabytes for a moment. jemalloc gives freed pages back only while their arena is in use, and threads
 //! that come and go spread over four arenas per core: 90 MB stayed with a service that was profiled over and over.
 
-use std::ffi::{c_int, c_uint};
+#[cfg(feature = "agent")]
+use std::ffi::c_int;
+use std::ffi::c_uint;
 use std::sync::OnceLock;
 
 use tikv_jemalloc_ctl::{Error, raw};
+#[cfg(feature = "agent")]
 use tikv_jemalloc_sys::mallctlbymib;
 
+#[cfg(feature = "agent")]
 use super::counting::Jemalloc;
 
-/// `None` where jemalloc is not in use, or refuses.
+/// `None` where jemalloc is not in use, or refuses. Empty until somebody is there who gives back.
 static ARENA: OnceLock<Option<Arena>> = OnceLock::new();
 
 #[derive(Clone, Copy, Debug)]
 struct Arena {
     index: c_uint,
     /// `arena.<index>.decay`.
+    #[cfg(feature = "agent")]
     decay: [usize; 3],
 }
 
+#[cfg(feature = "agent")]
 impl Arena {
     fn create() -> Option<Self> {
         // By now the service has allocated more than a thread keeps to itself.
@@ -43,12 +49,6 @@ impl Arena {
         Ok(Self { index, decay })
     }
 
-    /// From now on this thread allocates here.
-    fn enter(&self) -> Result<(), Error> {
-        // SAFETY: jemalloc documents `thread.arena` as a writable `unsigned`.
-        unsafe { raw::write(b"thread.arena\0", self.index) }
-    }
-
     /// 0, or the number of an error.
     fn decay(&self) -> c_int {
         let (name, length) = (self.decay.as_ptr(), self.decay.len());
@@ -58,9 +58,23 @@ impl Arena {
     }
 }
 
-/// From now on this thread allocates in the agent's arena.
+impl Arena {
+    /// From now on this thread allocates here.
+    fn enter(&self) -> Result<(), Error> {
+        // SAFETY: jemalloc documents `thread.arena` as a writable `unsigned`.
+        unsafe { raw::write(b"thread.arena\0", self.index) }
+    }
+}
+
+/// Makes the arena, for whoever will call [`give_back`].
+#[cfg(feature = "agent")]
+pub(super) fn open() {
+    ARENA.get_or_init(Arena::create);
+}
+
+/// From now on this thread allocates in the agent's arena, if there is one.
 pub(super) fn enter() {
-    if let Some(arena) = ARENA.get_or_init(Arena::create)
+    if let Some(Some(arena)) = ARENA.get()
         && let Err(error) = arena.enter()
     {
         tracing::debug!(%error, "a thread of the agent allocates among the service's");
@@ -68,6 +82,7 @@ pub(super) fn enter() {
 }
 
 /// Gives back the arena's pages that have not been used for a while: ten seconds, as jemalloc has it.
+#[cfg(feature = "agent")]
 pub(super) fn give_back() {
     if let Some(Some(arena)) = ARENA.get() {
         // Its only errors are a wrong name, and values where there are none.
@@ -75,7 +90,7 @@ pub(super) fn give_back() {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "agent"))]
 mod tests {
     use super::*;
 
