@@ -53,7 +53,7 @@ impl AgentThread {
         Jemalloc::set_this_thread_apart();
         let runtime = Builder::new_current_thread()
             .enable_all()
-            .on_thread_start(Jemalloc::set_this_thread_apart)
+            .on_thread_start(Jemalloc::set_passing_thread_apart)
             .build();
         let runtime = match runtime {
             Ok(runtime) => runtime,

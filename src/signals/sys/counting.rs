@@ -66,6 +66,12 @@ impl Jemalloc {
         PENDING.with(|pending| pending.totals.set(Some(&UNCOUNTED)));
     }
 
+    /// The same for a thread of many that come and go: heap profiles do not show it either, whose tables would stay.
+    pub(crate) fn set_passing_thread_apart() {
+        apart::leave_unsampled();
+        Self::set_this_thread_apart();
+    }
+
     /// Has the threads that are set apart from now on allocate in an arena of their own. For whoever calls
     /// [`Jemalloc::give_back`].
     #[cfg(feature = "agent")]
