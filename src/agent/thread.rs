@@ -49,10 +49,11 @@ pub(super) struct AgentThread {
 impl AgentThread {
     /// Serves until told to stop. Says through `started` whether it could begin.
     pub(super) fn run(self, started: &SyncSender<io::Result<()>>) {
+        Jemalloc::open_arena();
         Jemalloc::set_this_thread_apart();
         let runtime = Builder::new_current_thread()
             .enable_all()
-            .on_thread_start(Jemalloc::set_this_thread_apart)
+            .on_thread_start(Jemalloc::set_passing_thread_apart)
             .build();
         let runtime = match runtime {
             Ok(runtime) => runtime,

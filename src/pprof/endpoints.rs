@@ -275,7 +275,7 @@ async fn on_thread<T: Send + 'static>(
     thread::Builder::new()
         .name("headroom-pprof".to_owned())
         .spawn(move || {
-            Jemalloc::set_this_thread_apart();
+            Jemalloc::set_passing_thread_apart();
             // A requester that left wants no answer.
             drop(answer.send(work()));
         })

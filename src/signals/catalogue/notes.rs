@@ -68,7 +68,7 @@ pub const NOTES: &[Note] = &[
     note(
         "heap_allocated_bytes",
         "What the service holds. A rise without load is a leak; `/debug/pprof/heap` names who allocated it.",
-        "Stacks, mapped files and memory of C libraries are not in it.",
+        "Stacks, mapped files and memory of C libraries are not in it. What jemalloc keeps for heap profiles is: some kilobytes for each thread that was sampled, also when it has ended, so a service that starts threads without end grows by that.",
     ),
     note(
         "heap_active_bytes",

@@ -6,24 +6,30 @@
 //! Why: a profile takes some megabytes for a moment. jemalloc gives freed pages back only while their arena is in use, and threads
 //! that come and go spread over four arenas per core: 90 MB stayed with a service that was profiled over and over.
 
-use std::ffi::{c_int, c_uint};
+#[cfg(feature = "agent")]
+use std::ffi::c_int;
+use std::ffi::c_uint;
 use std::sync::OnceLock;
 
 use tikv_jemalloc_ctl::{Error, raw};
+#[cfg(feature = "agent")]
 use tikv_jemalloc_sys::mallctlbymib;
 
+#[cfg(feature = "agent")]
 use super::counting::Jemalloc;
 
-/// `None` where jemalloc refuses.
+/// `None` where jemalloc refuses. Empty until somebody is there who gives back.
 static ARENA: OnceLock<Option<Arena>> = OnceLock::new();
 
 #[derive(Clone, Copy, Debug)]
 struct Arena {
     index: c_uint,
     /// `arena.<index>.decay`.
+    #[cfg(feature = "agent")]
     decay: [usize; 3],
 }
 
+#[cfg(feature = "agent")]
 impl Arena {
     fn create() -> Option<Self> {
         let refused = |error: &_| tracing::debug!(%error, "jemalloc gives the agent no arena");
@@ -48,28 +54,42 @@ impl Arena {
     }
 }
 
-/// From now on this thread allocates in the agent's arena.
-pub(super) fn enter() {
+impl Arena {
+    /// From now on this thread allocates here.
+    fn enter(&self) -> Result<(), Error> {
+        // SAFETY: jemalloc documents `thread.arena` as a writable `unsigned`.
+        unsafe { raw::write(b"thread.arena\0", self.index) }
+    }
+}
+
+/// Makes the arena, for whoever will call [`give_back`].
+#[cfg(feature = "agent")]
+pub(super) fn open() {
     // By now a service whose allocator it is has allocated more than a thread keeps to itself.
     if Jemalloc::counted().0 == 0 {
         return;
     }
-    if let Some(Arena { index, .. }) = ARENA.get_or_init(Arena::create) {
-        // SAFETY: jemalloc documents `thread.arena` as a writable `unsigned`.
-        let moved = unsafe { raw::write(b"thread.arena\0", *index) };
-        if let Err(error) = moved {
-            tracing::debug!(%error, "a thread of the agent allocates among the service's");
-        }
+    ARENA.get_or_init(Arena::create);
+}
+
+/// From now on this thread allocates in the agent's arena, if there is one.
+pub(super) fn enter() {
+    if let Some(Some(arena)) = ARENA.get()
+        && let Err(error) = arena.enter()
+    {
+        tracing::debug!(%error, "a thread of the agent allocates among the service's");
     }
 }
 
-/// From now on no allocation of this thread is sampled.
-pub(super) fn leave_profile() {
-    // SAFETY: jemalloc documents `thread.prof.active` as a writable bool. Where it was built without profiles it refuses.
+/// From now on heap profiles have nothing of what this thread allocates. With `prof_accum` jemalloc keeps the tables of every
+/// sampled thread for ever, some kilobytes of what it calls allocated, that of threads that have ended too.
+pub(super) fn leave_unsampled() {
+    // SAFETY: jemalloc documents `thread.prof.active` as a writable bool. Its only error is that nothing is sampled anyway.
     let _ = unsafe { raw::write(b"thread.prof.active\0", false) };
 }
 
 /// Gives back the arena's pages that have not been used for a while: ten seconds, as jemalloc has it.
+#[cfg(feature = "agent")]
 pub(super) fn give_back() {
     if let Some(Some(arena)) = ARENA.get() {
         // Its only errors are a wrong name, and values where there are none.
@@ -77,31 +97,27 @@ pub(super) fn give_back() {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "agent"))]
 mod tests {
-    use std::alloc::{GlobalAlloc as _, Layout};
-
     use super::*;
 
-    fn own_arena() -> c_uint {
-        // SAFETY: jemalloc documents `thread.arena` as an `unsigned`.
-        unsafe { raw::read(b"thread.arena\0") }.expect("jemalloc is linked")
+    /// The arena of a new thread that does `first`.
+    fn arena_of(first: impl FnOnce() + Send) -> c_uint {
+        let arena = || {
+            first();
+            // SAFETY: jemalloc documents `thread.arena` as an `unsigned`.
+            unsafe { raw::read(b"thread.arena\0") }.expect("jemalloc is linked")
+        };
+        std::thread::scope(|scope| scope.spawn(arena).join().expect("it ends"))
     }
 
     #[test]
     fn threads_that_are_set_apart_share_an_arena_that_no_other_has() {
-        let layout = Layout::from_size_align(1 << 20, 8).expect("8 is a power of two");
-        // SAFETY: the layout is not zero-sized, and the block is freed with the layout it was allocated with.
-        unsafe { Jemalloc.dealloc(Jemalloc.alloc(layout), layout) };
-        let apart = || {
-            Jemalloc::set_this_thread_apart();
-            own_arena()
-        };
-        let [first, second] = [(); 2].map(|()| std::thread::spawn(apart));
-        let (first, second) = (first.join().expect("it ends"), second.join().expect("it ends"));
-        assert_eq!(first, second);
-        let other = std::thread::spawn(own_arena).join().expect("it ends");
-        assert_ne!(first, other);
-        assert_eq!(ARENA.get().copied().flatten().map(|arena| arena.decay()), Some(0));
+        // The program's own may have been refused: the test program's allocator is the system's.
+        let apart = Arena::ask().expect("jemalloc is linked");
+        let enter = || apart.enter().expect("the arena is there");
+        assert_eq!([arena_of(enter), arena_of(enter)], [apart.index; 2]);
+        assert_ne!(arena_of(|| ()), apart.index);
+        assert_eq!(apart.decay(), 0);
     }
 }

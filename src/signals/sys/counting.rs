@@ -60,16 +60,27 @@ impl Jemalloc {
 
     /// From now on this thread's allocations are not counted: a service is not scaled on being looked at. One profile
     /// with line numbers allocates as much as a busy second of a small service (118 MB). Nor do they lie among those of the
-    /// service: what the agent has freed goes back to the kernel ([`Jemalloc::give_back`]). Nor in its heap profile: with
-    /// `prof_accum`, jemalloc keeps the counts of a thread that was sampled for ever after its end, and each capture has a
-    /// thread of its own (18 MiB in the last three of ten minutes of captures).
+    /// service, where an agent runs: what it has freed goes back to the kernel.
     pub(crate) fn set_this_thread_apart() {
         apart::enter();
-        apart::leave_profile();
         PENDING.with(|pending| pending.totals.set(Some(&UNCOUNTED)));
     }
 
+    /// The same for a thread of many that come and go: heap profiles do not show it either, whose tables would stay.
+    pub(crate) fn set_passing_thread_apart() {
+        apart::leave_unsampled();
+        Self::set_this_thread_apart();
+    }
+
+    /// Has the threads that are set apart from now on allocate in an arena of their own. For whoever calls
+    /// [`Jemalloc::give_back`].
+    #[cfg(feature = "agent")]
+    pub(crate) fn open_arena() {
+        apart::open();
+    }
+
     /// Gives back what the threads that are set apart have freed, if it has not been used for a while. Once per tick.
+    #[cfg(feature = "agent")]
     pub(crate) fn give_back() {
         apart::give_back();
     }
