@@ -8,9 +8,14 @@ use std::time::Duration;
 
 use crate::sample::{Batch, EndpointKey};
 
+mod column;
 mod histogram;
+mod names;
 mod pod;
 mod series;
+mod times;
+
+use names::Names;
 
 pub use histogram::Histogram;
 pub use pod::{Failure, PodWindow, Seen};
@@ -23,7 +28,7 @@ pub struct Limits {
     pub pods: usize,
     /// Series per endpoint of a pod; further series are dropped.
     pub series_per_pod: usize,
-    /// Points per series; the oldest make room.
+    /// Points per series, of as many batches; the oldest make room.
     pub points_per_series: usize,
     /// How long points are kept, by arrival.
     pub history: Duration,
@@ -50,7 +55,7 @@ pub struct Stats {
     pub series: usize,
     /// Points held.
     pub points: usize,
-    /// Estimated bytes held.
+    /// Bytes held, by the capacity of what holds them. Names and labels count once, however many pods have them.
     pub bytes: usize,
     /// What was dropped so far.
     pub dropped: DroppedPoints,
@@ -71,7 +76,9 @@ pub struct DroppedPoints {
 #[derive(Debug)]
 pub struct Store {
     limits: Limits,
-    pods: HashMap<EndpointKey, PodWindow>,
+    /// Boxed, so that the map's free places are small.
+    pods: HashMap<EndpointKey, Box<PodWindow>>,
+    names: Names,
     dropped: DroppedPoints,
 }
 
@@ -79,7 +86,12 @@ impl Store {
     /// An empty store.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
-        Self { limits, pods: HashMap::new(), dropped: DroppedPoints::default() }
+        Self {
+            limits,
+            pods: HashMap::new(),
+            names: Names::default(),
+            dropped: DroppedPoints::default(),
+        }
     }
 
     /// Changes how long points are kept: the longest `Policy::history` of all policies.
@@ -94,13 +106,13 @@ impl Store {
             return;
         }
         let window = self.pods.entry(batch.endpoint.clone()).or_default();
-        window.record(batch, &self.limits, &mut self.dropped);
+        window.record(batch, &self.limits, &mut self.names, &mut self.dropped);
     }
 
     /// The window of a pod's endpoint, if a batch of it was recorded.
     #[must_use]
     pub fn pod(&self, key: &EndpointKey) -> Option<&PodWindow> {
-        self.pods.get(key)
+        self.pods.get(key).map(Box::as_ref)
     }
 
     /// Forgets one endpoint.
@@ -111,18 +123,29 @@ impl Store {
     /// Forgets every endpoint that `keep` refuses.
     pub fn retain(&mut self, mut keep: impl FnMut(&EndpointKey) -> bool) {
         self.pods.retain(|key, _| keep(key));
+        self.names.sweep();
     }
 
     /// What is held and what was dropped. Walks all series.
     #[must_use]
     pub fn stats(&self) -> Stats {
         let mut stats = Stats { pods: self.pods.len(), dropped: self.dropped, ..Stats::default() };
-        for window in self.pods.values() {
+        stats.bytes = self.names.heap_bytes()
+            + table_bytes::<(EndpointKey, Box<PodWindow>)>(self.pods.capacity());
+        for (endpoint, window) in &self.pods {
+            stats.bytes += endpoint.pod.0.len();
             window.add_to(&mut stats);
         }
         stats
     }
 }
 
+/// Bytes of a hash table with room for `capacity` entries: 7 of 8 places may be taken, and each has a control byte.
+fn table_bytes<T>(capacity: usize) -> usize {
+    capacity * 8 / 7 * (size_of::<T>() + 1)
+}
+
+#[cfg(test)]
+mod exactness;
 #[cfg(test)]
 mod tests;

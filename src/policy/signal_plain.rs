@@ -86,7 +86,7 @@ fn fold(series: impl Iterator<Item = (f64, Moment, Timestamp)>) -> Option<(PodVa
 }
 
 fn sum_of(window: &PodWindow, family: &str) -> Found<PodValue> {
-    let newest = |series: &Series| {
+    let newest = |series: Series<'_>| {
         let point = series.newest();
         (point.value, point.arrived, point.at)
     };
@@ -97,7 +97,7 @@ fn sum_of(window: &PodWindow, family: &str) -> Found<PodValue> {
 
 /// The counters' growth per second over the short span.
 fn rate_of(window: &PodWindow, family: &str, gap: Duration) -> Found<PodValue> {
-    let rate = |series: &Series| {
+    let rate = |series: Series<'_>| {
         let span = series.span(gap)?;
         Some((span.rate(), series.newest().arrived, span.to))
     };

@@ -110,7 +110,7 @@ impl<'a> Requests<'a> {
         &'w self,
         window: &'w PodWindow,
         family: &'w str,
-    ) -> impl Iterator<Item = (&'w Labels, &'w Series)> {
+    ) -> impl Iterator<Item = (&'w Labels, Series<'w>)> {
         window.family(family).filter(|(labels, _)| self.wants(labels))
     }
 
@@ -132,7 +132,7 @@ impl<'a> Requests<'a> {
         // Many batches of the pod say nothing of a family that is asked for only now: its first count is no rate yet.
         let mut counts = self.series(window, REQUEST_COUNT);
         let unmeasured =
-            |series: &Series| series.span(gap).is_none() && !series.counted_from_zero();
+            |series: Series<'_>| series.span(gap).is_none() && !series.counted_from_zero();
         if window.fresh_batches() < 2 || counts.any(|(_, series)| unmeasured(series)) {
             return Found::Awaiting;
         }
@@ -183,7 +183,7 @@ impl<'a> Requests<'a> {
     pub(super) fn latencies(
         &self,
         window: &PodWindow,
-        span: impl Fn(&Series) -> Option<Span>,
+        span: impl Fn(Series<'_>) -> Option<Span>,
     ) -> Histogram {
         if !(window.is_complete(REQUEST_BUCKET) && window.is_complete(REQUEST_SUM)) {
             return Histogram::default();

@@ -3,12 +3,11 @@
 //! In: the endpoint's batches. Out: live series of a family, the newest new point, the last failure. Never: a series that
 //! the last good batch did not have.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
-
-use super::series::Offered;
-use super::{DroppedPoints, Limits, Point, Series, Stats};
-use crate::sample::{Batch, CollectFailure, Labels, MetricName, Sample};
+use super::names::Names;
+use super::series::{Kept, Offered};
+use super::times::Times;
+use super::{DroppedPoints, Limits, Series, Stats};
+use crate::sample::{Batch, CollectFailure, Labels, MetricName, Sample, SeriesKey};
 use crate::time::{Moment, Timestamp};
 
 /// When something was seen, on both clocks.
@@ -29,21 +28,21 @@ pub struct Failure {
     pub failure: CollectFailure,
 }
 
-#[derive(Clone, Debug, Default)]
-struct Family {
-    series: BTreeMap<Labels, Series>,
-    /// The number of the last good batch with any series of it, and of the one before that.
-    last_batch: u32,
-    batch_before: u32,
+/// Where a sample goes.
+enum Place {
+    /// To a series that is kept.
+    Known(usize),
+    /// To a new one. A series that appears beside siblings counted zero before. A whole family that appears may have been
+    /// there for long and only now be asked for.
+    New { siblings: bool },
 }
 
 /// What is kept of one pod, as one of its endpoints tells it.
 #[derive(Clone, Debug, Default)]
 pub struct PodWindow {
-    families: BTreeMap<MetricName, Family>,
-    series: usize,
-    /// Good batches so far, which numbers them from 1.
-    batches: u32,
+    /// Ascending by name and labels.
+    series: Vec<Kept>,
+    times: Times,
     /// Good batches that brought a new point.
     fresh_batches: u32,
     last_good: Option<Seen>,
@@ -57,13 +56,18 @@ pub struct PodWindow {
 
 impl PodWindow {
     /// Live series of a family: those that the last good batch had.
-    pub fn family(&self, name: &str) -> impl Iterator<Item = (&Labels, &Series)> {
-        let live = self.batches;
-        self.families
-            .get(name)
-            .into_iter()
-            .flat_map(|family| family.series.iter())
-            .filter(move |(_, series)| series.batch == live)
+    pub fn family(&self, name: &str) -> impl Iterator<Item = (&Labels, Series<'_>)> {
+        let live = self.times.last();
+        self.family_series(name)
+            .iter()
+            .filter(move |kept| kept.batch == live)
+            .map(|kept| (&kept.key().labels, kept.read(&self.times)))
+    }
+
+    fn family_series(&self, name: &str) -> &[Kept] {
+        let start = self.series.partition_point(|kept| kept.key().name.as_str() < name);
+        let from = &self.series[start..];
+        &from[..from.partition_point(|kept| kept.key().name.as_str() == name)]
     }
 
     /// Whether the last good batch had any series of a family.
@@ -109,12 +113,18 @@ impl PodWindow {
         self.fresh_batches
     }
 
-    pub(super) fn record(&mut self, batch: &Batch, limits: &Limits, dropped: &mut DroppedPoints) {
+    pub(super) fn record(
+        &mut self,
+        batch: &Batch,
+        limits: &Limits,
+        names: &mut Names,
+        dropped: &mut DroppedPoints,
+    ) {
         let seen = Seen { arrived: batch.arrived, arrived_at: batch.arrived_at };
         match &batch.outcome {
             Err(failure) => self.last_failure = Some(Failure { seen, failure: failure.clone() }),
             Ok(samples) => {
-                self.take(samples, seen, limits, dropped);
+                self.take(samples, seen, limits, names, dropped);
                 self.incomplete.extend(batch.dropped.iter().map(|dropped| dropped.name.clone()));
             }
         }
@@ -125,24 +135,41 @@ impl PodWindow {
         samples: &[Sample],
         seen: Seen,
         limits: &Limits,
+        names: &mut Names,
         dropped: &mut DroppedPoints,
     ) {
         self.last_failure = None;
-        self.batches = self.batches.saturating_add(1);
+        // Before any sample is taken, so that siblings are those of the batch before.
+        let places: Vec<Place> = samples.iter().map(|sample| self.place(&sample.series)).collect();
+        let first_at = samples.first().map_or(seen.arrived_at, |sample| sample.at);
+        let number = self.times.push(seen.arrived, first_at);
+        let mut newcomers = Vec::new();
         let mut brought_new = false;
         let mut over_limit = Vec::new();
-        for sample in samples {
-            let point = Point { at: sample.at, arrived: seen.arrived, value: sample.value };
-            match self.take_one(sample, point, seen.arrived_at, limits.series_per_pod) {
-                Some(Offered::Kept) => brought_new = true,
-                Some(Offered::Repeated) => {}
-                Some(Offered::OutOfOrder) => dropped.out_of_order += 1,
-                None => {
+        for (sample, place) in samples.iter().zip(places) {
+            let reading = (sample.value, sample.at);
+            match place {
+                Place::Known(index) => {
+                    let known = &mut self.series[index];
+                    match known.offer(reading, number, seen.arrived_at, &self.times) {
+                        Offered::Kept => brought_new = true,
+                        Offered::Repeated => {}
+                        Offered::OutOfOrder => dropped.out_of_order += 1,
+                    }
+                }
+                Place::New { siblings } if self.has_room(newcomers.len(), limits) => {
+                    let born = self.last_source.filter(|&at| siblings && at < sample.at);
+                    let key = names.share(&sample.series);
+                    newcomers.push(Kept::new(key, reading, born, number, &self.times));
+                    brought_new = true;
+                }
+                Place::New { .. } => {
                     dropped.series_limit += 1;
                     over_limit.push(sample.series.name.clone());
                 }
             }
         }
+        self.add(newcomers);
         if brought_new {
             self.newest_point = Some(seen);
             self.fresh_batches = self.fresh_batches.saturating_add(1);
@@ -153,64 +180,56 @@ impl PodWindow {
         self.incomplete = over_limit;
     }
 
-    /// `None` where the limit of series leaves no room.
-    fn take_one(
-        &mut self,
-        sample: &Sample,
-        point: Point,
-        wall: Timestamp,
-        max_series: usize,
-    ) -> Option<Offered> {
-        let batch = self.batches;
-        let complete = !self.incomplete.contains(&sample.series.name);
-        let family = self.families.entry(sample.series.name.clone()).or_default();
-        if family.last_batch != batch {
-            family.batch_before = family.last_batch;
-            family.last_batch = batch;
-        }
-        // A series that appears beside siblings counted zero before. A whole family that appears may have been there
-        // for long and only now be asked for.
-        let siblings = batch > 1 && family.batch_before == batch - 1 && complete;
-        match family.series.entry(sample.series.labels.clone()) {
-            Entry::Occupied(mut known) => {
-                let known = known.get_mut();
-                known.batch = batch;
-                Some(known.offer(point, wall))
+    fn place(&self, series: &SeriesKey) -> Place {
+        match self.series.binary_search_by(|kept| kept.key().cmp(series)) {
+            Ok(index) => Place::Known(index),
+            Err(_) => {
+                let before = self.times.last();
+                let mut family = self.family_series(series.name.as_str()).iter();
+                let complete = !self.incomplete.contains(&series.name);
+                Place::New { siblings: complete && family.any(|kept| kept.batch == before) }
             }
-            Entry::Vacant(room) if self.series < max_series => {
-                let born = self.last_source.filter(|&at| siblings && at < point.at);
-                room.insert(Series::new(point, born, batch));
-                self.series += 1;
-                Some(Offered::Kept)
-            }
-            Entry::Vacant(_) => None,
         }
+    }
+
+    fn has_room(&self, newcomers: usize, limits: &Limits) -> bool {
+        self.series.len() + newcomers < limits.series_per_pod
+    }
+
+    /// Of one series twice in one batch, which no source brings, the first counts.
+    fn add(&mut self, mut newcomers: Vec<Kept>) {
+        if newcomers.is_empty() {
+            return;
+        }
+        self.series.reserve_exact(newcomers.len());
+        self.series.append(&mut newcomers);
+        self.series.sort_by(|a, b| a.key().cmp(b.key()));
+        self.series.dedup_by(|later, kept| later.key() == kept.key());
     }
 
     /// Ended series are remembered for as long as their points would be, so that one that returns is no giant jump.
     fn trim(&mut self, now: Moment, limits: &Limits) {
-        let live = self.batches;
-        for family in self.families.values_mut() {
-            family.series.retain(|_, series| {
-                series.trim(now, limits.history, limits.points_per_series);
-                series.batch == live || now.since(series.newest().arrived) <= limits.history
-            });
+        let oldest = self.times.oldest_wanted(now, limits.history, limits.points_per_series);
+        let live = self.times.last();
+        self.series.retain_mut(|kept| {
+            kept.trim(oldest, &self.times);
+            kept.batch == live || !kept.outlived(oldest)
+        });
+        self.times.forget_before(oldest);
+        if self.series.capacity() > 2 * self.series.len() {
+            self.series.shrink_to_fit();
         }
-        self.families.retain(|_, family| !family.series.is_empty());
-        self.series = self.families.values().map(|family| family.series.len()).sum();
     }
 
     pub(super) fn add_to(&self, stats: &mut Stats) {
-        stats.bytes += size_of::<Self>();
-        for family in self.families.values() {
-            for (labels, series) in &family.series {
-                let points = series.points().len();
-                let label_bytes: usize =
-                    labels.iter().map(|(name, value)| name.len() + value.len() + 64).sum();
-                stats.series += 1;
-                stats.points += points;
-                stats.bytes += points * size_of::<Point>() + size_of::<Series>() + label_bytes;
-            }
-        }
+        let series: usize = self.series.iter().map(Kept::heap_bytes).sum();
+        stats.series += self.series.len();
+        stats.points +=
+            self.series.iter().map(|kept| kept.read(&self.times).points().count()).sum::<usize>();
+        stats.bytes += size_of::<Self>()
+            + self.series.capacity() * size_of::<Kept>()
+            + series
+            + self.times.heap_bytes()
+            + self.incomplete.capacity() * size_of::<MetricName>();
     }
 }

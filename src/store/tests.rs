@@ -40,7 +40,7 @@ fn store(batches: impl IntoIterator<Item = Batch>) -> Store {
     store
 }
 
-fn only<'a>(store: &'a Store, name: &str) -> &'a Series {
+fn only<'a>(store: &'a Store, name: &str) -> Series<'a> {
     store.pod(&pod()).and_then(|window| window.family(name).next()).expect("the series is live").1
 }
 
@@ -65,7 +65,7 @@ fn a_source_that_does_not_move_on_grows_old() {
     let same = |second| batch(second, vec![sample("g", &[], 1, 5.0)]);
     let store = store([same(1), same(2), same(9)]);
     let window = store.pod(&pod()).expect("recorded");
-    assert_eq!(only(&store, "g").points().len(), 1);
+    assert_eq!(only(&store, "g").points().count(), 1);
     assert_eq!(
         window.newest_point().map(|seen| seen.arrived_at),
         Some(Timestamp::from_millis(1000))
@@ -89,7 +89,7 @@ fn a_wall_clock_that_is_set_back_starts_the_series_anew() {
     set_back.arrived_at = Timestamp::from_millis(11_000);
     let store = store([batch(100, vec![sample("g", &[], 100, 1.0)]), set_back]);
     assert_eq!(only(&store, "g").newest().at, Timestamp::from_millis(11_000));
-    assert_eq!(only(&store, "g").points().len(), 1);
+    assert_eq!(only(&store, "g").points().count(), 1);
 }
 
 #[test]
@@ -239,7 +239,50 @@ fn two_endpoints_of_one_pod_never_mix_their_series() {
         store.record(&of(other, second, 100.0));
     }
     store.record(&Batch { outcome: Err(CollectFailure::Status(500)), ..of(&elsewhere[0], 9, 0.0) });
-    assert_eq!(only(&store, "g").points().len(), 1);
+    assert_eq!(only(&store, "g").points().count(), 1);
     assert_eq!(store.pod(&here).expect("recorded").last_failure(), None);
     assert_eq!(store.stats().pods, 4);
+}
+
+/// What an agent serves by default: 5 scalars, and a histogram of 20 buckets that all have requests.
+fn agent_samples(second: i64, round: f64) -> Vec<Sample> {
+    fn of(le: &str) -> [(&'static str, &str); 3] {
+        [("endpoint", "POST /a"), ("status_code", "200"), ("le", le)]
+    }
+    let mut samples = vec![
+        sample("tokio_alive_tasks", &[], second, 150.0 + round % 7.0),
+        sample("heap_allocated_bytes", &[], second, 40e6 + 1e5 * (round % 11.0)),
+        sample("heap_allocation_bytes_total", &[], second, 60e6 * round),
+        sample("tokio_workers", &[], second, 4.0),
+        sample("http_server_requests_in_flight", &[("endpoint", "POST /a")], second, 2.0),
+    ];
+    let mut count = 0.0;
+    for bucket in (1..=20_u32).rev() {
+        count += round * f64::from(bucket);
+        let bound = format!("{bucket}");
+        let name = "http_server_request_duration_seconds_bucket";
+        samples.push(sample(name, &of(&bound), second, count));
+    }
+    for (name, value) in [("sum", count * 0.02), ("count", count)] {
+        let name = format!("http_server_request_duration_seconds_{name}");
+        samples.push(sample(&name, &of("")[..2], second, value));
+    }
+    samples
+}
+
+#[test]
+fn a_pod_of_27_series_takes_4096_bytes_at_most_for_a_window_of_a_minute() {
+    // `Policy::history` of a window of 60 s that is asked every 5 s.
+    let mut store = Store::new(Limits { history: Duration::from_secs(100), ..Limits::default() });
+    let pods: Vec<_> = (0..100).map(|pod| endpoint_of(&format!("{pod:036}"))).collect();
+    for round in 1..=30_u32 {
+        for endpoint in &pods {
+            let second = i64::from(round) * 5;
+            let samples = agent_samples(second, f64::from(round));
+            store.record(&Batch { endpoint: endpoint.clone(), ..batch(second, samples) });
+        }
+    }
+    let stats = store.stats();
+    assert_eq!((stats.series, stats.points), (27 * pods.len(), 27 * 21 * pods.len()));
+    assert!(stats.bytes <= 4096 * pods.len(), "{} bytes a pod", stats.bytes / pods.len());
 }
