@@ -61,8 +61,6 @@ async fn our_own_adapter_fails_none_of_the_cases_that_the_wire_can_decide() {
     let in_part = of_kind(&report, |verdict| matches!(verdict, Verdict::PassInPart { .. }));
     assert_eq!(in_part, [27, 42]);
     assert_eq!(of_kind(&report, |verdict| *verdict == Verdict::Pass).len(), 50);
-    // With --nocapture: the figure of docs/conformance.md.
-    eprintln!("{:.1} s", report.took.as_secs_f64());
 }
 
 /// Runs the suite against the twin with the bug; it must fail these cases and no other.
