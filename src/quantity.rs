@@ -1,6 +1,6 @@
 //! Kubernetes `resource.Quantity`: exact parse, canonical print.
 //!
-//! In: text such as `800m`, `2Gi`, `1e3`. Out: a [`Quantity`] in whole nano units. Never: NaN, and never a value that
+//! In: text such as `800m`, `2Gi`, `1e3`. Out: a [`Quantity`] in whole nano units. Never: NaN or an infinity, and never a value that
 //! an HPA would read as overflow ([`Quantity::from_served`] clamps). Source: apimachinery `pkg/api/resource/quantity.go`.
 
 use std::fmt;
@@ -37,14 +37,14 @@ impl Quantity {
     }
 
     /// A value as it is served to an HPA: rounded to the nearest milli, clamped to 0 and [`MAX_SERVED`].
-    /// `None` for NaN, which has no place on the wire.
+    /// `None` for NaN and the infinities, which have no place on the wire: an HPA would take a clamped infinity for a load.
     #[must_use]
     #[expect(
         clippy::cast_possible_truncation,
         reason = "clamped to 9.2e18 milli, which an i64 holds"
     )]
     pub fn from_served(value: f64) -> Option<Self> {
-        if value.is_nan() {
+        if !value.is_finite() {
             return None;
         }
         Some(Self::from_milli((value.clamp(0.0, MAX_SERVED) * 1000.0).round() as i64))
@@ -207,8 +207,10 @@ mod tests {
         assert_eq!(served(2.000_000_000_000_000_4).as_deref(), Some("2"));
         assert_eq!(served(0.000_6).as_deref(), Some("1m"));
         assert_eq!(served(-1.0).as_deref(), Some("0"));
-        assert_eq!(served(f64::INFINITY).as_deref(), Some("9200T"));
-        assert_eq!(served(f64::NAN), None);
+        assert_eq!(served(1e17).as_deref(), Some("9200T"));
+        for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            assert_eq!(served(value), None, "{value}");
+        }
     }
 
     #[test]

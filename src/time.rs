@@ -104,6 +104,13 @@ impl Clock {
         Self { origin: tokio::time::Instant::now() }
     }
 
+    /// A clock that was started so long ago: what a test has of that time is old.
+    #[cfg(test)]
+    pub(crate) fn started_ago(elapsed: Duration) -> Self {
+        let origin = tokio::time::Instant::now().checked_sub(elapsed);
+        Self { origin: origin.expect("the machine has been up for longer") }
+    }
+
     /// Both times now.
     #[must_use]
     pub fn now(&self) -> Now {

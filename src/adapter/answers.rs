@@ -69,11 +69,11 @@ pub(super) struct Reading {
 
 impl Reading {
     /// # Errors
-    /// If the value is no number.
+    /// If the value is NaN or infinite.
     pub(super) fn new(value: f64, sampled_at: Timestamp, window: Duration) -> Value {
         let value = Quantity::from_served(value).ok_or_else(|| Unserved {
             reason: "NotANumber",
-            message: "the value is not a number".to_owned(),
+            message: "the value is not a finite number".to_owned(),
         })?;
         Ok(Self { value, sampled_at, window })
     }

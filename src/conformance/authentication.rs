@@ -8,7 +8,7 @@ use super::case::{Case, Check, Outcome, Passed, Stop, expect};
 use super::fixture::{Authentication, Fixture};
 use super::handshake;
 use super::options::ClientCertificate;
-use super::suite::{KnownMetric, QUEUE, Suite};
+use super::suite::{KnownMetric, Suite};
 use super::wire::{Answer, Ask, Credentials};
 
 /// May read in fixtures.
@@ -75,12 +75,12 @@ pub(super) fn believing(suite: &Suite, requestheader_ca: &str) -> Fixture {
         requestheader_allowed_names: vec![PROXY_NAME.to_owned()],
         client_ca: suite.clients.pem.clone(),
     };
-    let fixture = suite.fixture().external(QUEUE, &[], "42").authentication(authentication);
+    let fixture = suite.fixture().external(suite.queue(), &[], "42").authentication(authentication);
     fixture.reader(READER, &[]).reader(GUEST, &[("foo/bar", "x")])
 }
 
 fn read<'a>(suite: &'a Suite, certificate: &ClientCertificate, user: &str) -> Ask<'a> {
-    let ask = suite.get(suite.external_path(QUEUE, ""));
+    let ask = suite.get(suite.external_path(suite.queue(), ""));
     ask.by(Credentials::Certificate(certificate.clone())).speaking_for(user, &[])
 }
 
@@ -124,14 +124,14 @@ async fn impostors(suite: &Suite) -> Outcome {
     };
     if suite.has_control() {
         suite.stage(&believing(suite, &suite.front_proxy.pem)).await?;
-        let path = suite.external_path(QUEUE, "");
+        let path = suite.external_path(suite.queue(), "");
         let nobody = suite.get(&path).by(Credentials::Nobody).speaking_for(READER, &[]);
         own(&nobody.send().await?, READER)?;
         let impostor = Suite::certificate(&suite.clients, PROXY_NAME)?;
         own(&read(suite, &impostor, READER).send().await?, READER)?;
         return Ok(Passed::Wholly);
     }
-    let path = suite.external_path(QUEUE, "");
+    let path = suite.external_path(suite.queue(), "");
     let (admin, masters) = ("conformance-impostor", ["system:masters"]);
     let nobody = suite.get(&path).by(Credentials::Nobody).speaking_for(admin, &masters);
     own(&nobody.send().await?, admin)?;
@@ -213,7 +213,7 @@ async fn forbidden(suite: &Suite) -> Outcome {
         read(suite, &proxy, "nobody-at-all").send().await?.is_refusal(&[403])?;
         return Ok(Passed::Wholly);
     }
-    let name = suite.options.external_metric.as_ref().map_or(QUEUE, |metric| &metric.name);
+    let name = suite.options.external_metric.as_ref().map_or(suite.queue(), |metric| &metric.name);
     let ask = suite.get(suite.external_path(name, ""));
     let ask = match (&suite.options.unauthorized_token, &suite.options.front_proxy) {
         (Some(token), _) => ask.by(Credentials::Token(token.clone())),

@@ -7,7 +7,7 @@ use super::authentication::believing;
 use super::authorities::PROXY_NAME;
 use super::case::{Case, Check, Outcome, Passed, Stop, expect};
 use super::fixture::Backend;
-use super::suite::{QUEUE, QUEUES, Suite};
+use super::suite::{QUEUES, Suite};
 use super::wire::{AGGREGATOR, Answer, Credentials};
 
 const EXTERNAL: &str = "/apis/external.metrics.k8s.io/v1beta1";
@@ -157,7 +157,7 @@ async fn legacy(suite: &Suite) -> Outcome {
 }
 
 async fn without_backend(suite: &Suite) -> Outcome {
-    let queues = suite.fixture().external(QUEUE, &[], QUEUES[0].1).last(60, &[]);
+    let queues = suite.fixture().external(suite.queue(), &[], QUEUES[0].1).last(60, &[]);
     suite.stage(&queues.backend(Backend::Down)).await?;
     suite.get(EXTERNAL).by_aggregator(ADMIN).send().await?.kind("APIResourceList")?;
     match ask_aggregated(suite).await {

@@ -6,7 +6,7 @@ use super::case::{Case, Check, Outcome, Passed, Stop, expect};
 use super::protobuf;
 use super::reading::{self, Reading};
 use super::routing::QPS;
-use super::suite::{KnownMetric, QUEUE, Suite};
+use super::suite::{KnownMetric, Suite};
 use super::wire::Answer;
 use crate::quantity::{MAX_SERVED, Quantity};
 use crate::time::{Timestamp, wall_now};
@@ -124,13 +124,14 @@ const QUANTITIES: [(&str, &str); 5] =
 
 async fn quantities(suite: &Suite) -> Outcome {
     let fixture = QUANTITIES.iter().fold(suite.fixture(), |fixture, (value, _)| {
-        fixture.external(QUEUE, &[("n", &format!("v{value}"))], value)
+        fixture.external(suite.queue(), &[(suite.label(0, "n"), &format!("v{value}"))], value)
     });
     suite.stage(&fixture).await?;
-    let items = reading::external(&suite.get(suite.external_path(QUEUE, "")).send().await?)?;
+    let items =
+        reading::external(&suite.get(suite.external_path(suite.queue(), "")).send().await?)?;
     for (value, expected) in QUANTITIES {
         let label = format!("v{value}");
-        let item = items.iter().find(|item| item.labels.get("n") == Some(&label));
+        let item = items.iter().find(|item| item.labels.get(suite.label(0, "n")) == Some(&label));
         let got = item.map_or("no item", Reading::value_text);
         expect(got == expected, format!("{expected:?} for {value}"), format!("{got:?}"))?;
     }
@@ -139,7 +140,7 @@ async fn quantities(suite: &Suite) -> Outcome {
         Err(Stop::Skip(_)) => {
             return Ok(Passed::Without("a pod at 0: its fixture cannot stage it"));
         }
-        staged => staged?,
+        staged => drop(staged?),
     }
     let path = suite.custom_path(&format!("pods/%2A/{QPS}"), "");
     let items = reading::custom(&suite.get(path).send().await?, "v1beta2")?;
@@ -151,8 +152,8 @@ async fn quantities(suite: &Suite) -> Outcome {
 async fn not_numbers(suite: &Suite) -> Outcome {
     let mut custom = true;
     for value in ["NaN", "+Inf", "-Inf", "-1"] {
-        suite.stage(&suite.fixture().external(QUEUE, &[], value)).await?;
-        let answer = suite.get(suite.external_path(QUEUE, "")).send().await?;
+        suite.stage(&suite.fixture().external(suite.queue(), &[], value)).await?;
+        let answer = suite.get(suite.external_path(suite.queue(), "")).send().await?;
         is_left_out(value, &answer, reading::external)?;
         let pod = suite.fixture().object("pods", POD, &[]).of_object("pods", POD, QPS, value);
         match suite.stage(&pod).await {
@@ -185,8 +186,8 @@ fn is_left_out(
 }
 
 async fn clamped(suite: &Suite) -> Outcome {
-    suite.stage(&suite.fixture().external(QUEUE, &[], "1e17")).await?;
-    let answer = suite.get(suite.external_path(QUEUE, "")).send().await?;
+    suite.stage(&suite.fixture().external(suite.queue(), &[], "1e17")).await?;
+    let answer = suite.get(suite.external_path(suite.queue(), "")).send().await?;
     if answer.status >= 400 {
         answer.is_refusal(&[answer.status])?;
         return Ok(Passed::Wholly);
@@ -281,8 +282,8 @@ fn is_of_version(item: &Value, version: &str, metric: &str) -> Result<(), Stop> 
 async fn timestamps(suite: &Suite) -> Outcome {
     let staged = suite.has_control();
     let metric = if staged {
-        suite.stage(&suite.fixture().external(QUEUE, &[], "42").last(10, &[])).await?;
-        KnownMetric { name: QUEUE.to_owned(), selector: String::new(), staged }
+        suite.stage(&suite.fixture().external(suite.queue(), &[], "42").last(10, &[])).await?;
+        KnownMetric { name: suite.queue().to_owned(), selector: String::new(), staged }
     } else {
         suite.known_external().await?
     };

@@ -4,6 +4,8 @@
 //! `{"unsupported": ["custom"]}` that names the parts it cannot stage. Never: a merge; each fixture replaces the last, and an
 //! empty one restores the adapter as it was started.
 //!
+//! An adapter whose external metrics have names of its own says so at `GET /fixture` ([`Names`]); fixtures then use them.
+//!
 //! The server may be part of the adapter, or stand beside it and feed the adapter's source.
 
 use std::collections::BTreeMap;
@@ -180,6 +182,7 @@ impl Fixture {
         let custom = !self.objects.is_empty() || self.series.iter().any(|s| s.object.is_some());
         [
             ("custom", custom),
+            ("nodes", self.objects.iter().any(|object| object.resource == "nodes")),
             ("backend", self.backend != Backend::Answering),
             ("authentication", self.authentication.is_some()),
             ("readers", self.readers.is_some()),
@@ -198,8 +201,25 @@ fn owned(labels: &[(&str, &str)]) -> BTreeMap<String, String> {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Staged {
-    /// Parts that it cannot stage: `custom`, `backend`, `authentication`, `readers`.
+    /// Parts that it cannot stage: `custom`, `nodes`, `backend`, `authentication`, `readers`. And `readiness`: of a backend
+    /// that is down, `/readyz` says nothing, since there is none behind all metrics.
     pub unsupported: Vec<String>,
+}
+
+impl Staged {
+    pub(super) fn lacks(&self, part: &str) -> bool {
+        self.unsupported.iter().any(|other| other == part)
+    }
+}
+
+/// How the external metrics are called that an adapter can serve, where that is not free.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Names {
+    /// The metric that every external series is of.
+    pub external_metric: Option<String>,
+    /// The labels that each of its series has, at least two; a fixture may leave some to the adapter.
+    pub labels: Vec<String>,
 }
 
 /// The client of the contract.
@@ -214,8 +234,17 @@ impl Control {
         Self { http, url: format!("{}/fixture", url.trim_end_matches('/')) }
     }
 
+    /// The names that are fixed; a server that says none has none.
+    pub(super) async fn names(&self) -> Names {
+        let answer = self.http.get(&self.url).send().await;
+        match answer.and_then(reqwest::Response::error_for_status) {
+            Ok(answer) => answer.json().await.unwrap_or_default(),
+            Err(_) => Names::default(),
+        }
+    }
+
     /// Makes the fixture true.
-    pub(super) async fn stage(&self, fixture: &Fixture) -> Result<(), Stop> {
+    pub(super) async fn stage(&self, fixture: &Fixture) -> Result<Staged, Stop> {
         let broken =
             |error: String| Stop::skip(format!("the fixture could not be staged: {error}"));
         let answer = self.http.put(&self.url).json(fixture).send().await;
@@ -226,9 +255,9 @@ impl Control {
         let body = answer.bytes().await.map_err(|error| broken(super::wire::chain(&error)))?;
         let staged: Staged = serde_json::from_slice(&body).unwrap_or_default();
         let parts = fixture.parts();
-        match parts.iter().find(|part| staged.unsupported.iter().any(|other| other == *part)) {
+        match parts.into_iter().find(|part| staged.lacks(part)) {
             Some(part) => Err(Stop::skip(format!("its fixture cannot stage {part:?}"))),
-            None => Ok(()),
+            None => Ok(staged),
         }
     }
 }

@@ -10,7 +10,7 @@ use super::case::{Case, Check, Outcome, Passed, Stop, expect};
 use super::fixture::Fixture;
 use super::reading;
 use super::routing::QPS;
-use super::suite::{QUEUE, Suite};
+use super::suite::Suite;
 use crate::policy::hpa::{
     Behavior, HpaPod, HpaPodPhase, Metric, Normalizer, Proposal, ScaleState, Tolerance,
     desired_replicas,
@@ -166,12 +166,12 @@ fn scale(replicas: u32, running: u32, ready: u32) -> ScaleState {
 /// The values of the queue, as an HPA decodes them.
 async fn items(suite: &Suite, fixture: &Fixture) -> Result<Vec<i64>, Stop> {
     suite.stage(fixture).await?;
-    let answer = suite.get(suite.external_path(QUEUE, "")).send().await?;
+    let answer = suite.get(suite.external_path(suite.queue(), "")).send().await?;
     Ok(reading::milli_values(&reading::external(&answer)?))
 }
 
 fn queue(suite: &Suite, value: &str) -> Fixture {
-    suite.fixture().external(QUEUE, &[], value)
+    suite.fixture().external(suite.queue(), &[], value)
 }
 
 /// What the calculator makes of the metric must be `expected`.
@@ -254,7 +254,7 @@ async fn pods(
 
 async fn negative(suite: &Suite) -> Outcome {
     suite.stage(&queue(suite, "-1")).await?;
-    let answer = suite.get(suite.external_path(QUEUE, "")).send().await?;
+    let answer = suite.get(suite.external_path(suite.queue(), "")).send().await?;
     if answer.status >= 400 {
         return Ok(Passed::Wholly);
     }
@@ -283,7 +283,7 @@ async fn zero(suite: &Suite) -> Outcome {
 /// A series per pod, each with its share of the load.
 fn shares(suite: &Suite, pods: u32, each: f64) -> Fixture {
     (0..pods).fold(suite.fixture(), |fixture, index| {
-        fixture.external(QUEUE, &[("pod", &name(index))], &each.to_string())
+        fixture.external(suite.queue(), &[(suite.label(0, "pod"), &name(index))], &each.to_string())
     })
 }
 

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::case::{Case, Check, Outcome, Passed, Stop, expect};
 use super::fixture::Fixture;
 use super::reading::{self, Reading};
-use super::suite::{QUEUE, QUEUES, Suite};
+use super::suite::{QUEUES, Suite};
 
 /// The custom metric of most fixtures.
 pub(super) const QPS: &str = "conformance_qps";
@@ -143,12 +143,13 @@ fn count(readings: &[Reading], expected: usize, what: &str) -> Result<(), Stop> 
 
 async fn lower_case(suite: &Suite) -> Outcome {
     if suite.has_control() {
-        let fixture = suite.fixture().external("Conformance_Pressure", &[], "42");
+        let name = suite.name("Conformance_Pressure");
+        let fixture = suite.fixture().external(name, &[], "42");
         suite.stage(&fixture).await?;
-        let path = suite.external_path("Conformance_Pressure", "");
+        let path = suite.external_path(name, "");
         let items = reading::external(&suite.get(path).send().await?)?;
         let right = items.len() == 1 && items[0].milli() == 42_000;
-        expect(right, "1 items: 42, of Conformance_Pressure", reading::shown(&items))?;
+        expect(right, format!("1 items: 42, of {name}"), reading::shown(&items))?;
         return Ok(Passed::Wholly);
     }
     let metric = suite.known_external().await?;
@@ -160,9 +161,9 @@ async fn lower_case(suite: &Suite) -> Outcome {
 async fn other_shapes(suite: &Suite) -> Outcome {
     let namespace = &suite.options.namespace;
     for rest in [
-        QUEUE.to_owned(),
+        suite.queue().to_owned(),
         format!("namespaces/{namespace}"),
-        format!("namespaces/{namespace}/{QUEUE}/b"),
+        format!("namespaces/{namespace}/{}/b", suite.queue()),
     ] {
         let path = format!("/apis/external.metrics.k8s.io/v1beta1/{rest}");
         suite.get(path).send().await?.has_status(404)?;
@@ -309,35 +310,47 @@ async fn series(suite: &Suite) -> Outcome {
     count(&all, QUEUES.len(), "one per series")?;
     let sum: i64 = reading::milli_values(&all).iter().sum();
     expect(sum == 85_000, "42 and 43", reading::shown(&all))?;
-    let bar = read("foo=bar").await?;
+    let bar = read(&format!("{}=bar", suite.label(0, "foo"))).await?;
     count(&bar, 1, "foo=bar")?;
     expect(bar[0].milli() == 42_000, "42", reading::shown(&bar))?;
     Ok(Passed::Wholly)
 }
 
-/// What each selector picks of four series with the values 1 to 4.
-const SELECTORS: [(&str, &[i64]); 9] = [
-    ("a in (x,y)", &[1, 2]),
-    ("a notin (x)", &[2, 3, 4]),
-    ("a!=x", &[2, 3, 4]),
-    ("a", &[1, 2, 3]),
-    ("!a", &[4]),
-    ("a=x", &[1]),
-    ("a==z", &[3]),
-    ("b=1,a in (x, z)", &[1]),
-    ("b=2", &[2, 3]),
-];
+/// What selectors pick of four series with the values 1 to 4.
+type Picks = Vec<(String, &'static [i64])>;
+
+/// Selectors by the two labels of the first three series, whatever the fourth one has.
+fn picks(a: &str, b: &str) -> Picks {
+    vec![
+        (format!("{a} in (x,y)"), &[1, 2]),
+        (format!("{a} notin (x)"), &[2, 3, 4]),
+        (format!("{a}!=x"), &[2, 3, 4]),
+        (format!("{a}=x"), &[1]),
+        (format!("{a}==z"), &[3]),
+        (format!("{b}=1,{a} in (x, z)"), &[1]),
+        (format!("{b}=2"), &[2, 3]),
+    ]
+}
 
 async fn operators(suite: &Suite) -> Outcome {
-    let fixture = suite
+    let (a, b) = (suite.label(0, "a"), suite.label(1, "b"));
+    let name = suite.queue();
+    let three = suite
         .fixture()
-        .external(QUEUE, &[("a", "x"), ("b", "1")], "1")
-        .external(QUEUE, &[("a", "y"), ("b", "2")], "2")
-        .external(QUEUE, &[("a", "z"), ("b", "2")], "3")
-        .external(QUEUE, &[("c", "x")], "4");
+        .external(name, &[(a, "x"), (b, "1")], "1")
+        .external(name, &[(a, "y"), (b, "2")], "2")
+        .external(name, &[(a, "z"), (b, "2")], "3");
+    let mut picks = picks(a, b);
+    let fixture = if suite.has_fixed_labels() {
+        picks.extend([(a.to_owned(), &[1, 2, 3, 4][..]), ("!c".to_owned(), &[1, 2, 3, 4])]);
+        three.external(name, &[(a, "w"), (b, "3")], "4")
+    } else {
+        picks.extend([(a.to_owned(), &[1, 2, 3][..]), (format!("!{a}"), &[4])]);
+        three.external(name, &[("c", "x")], "4")
+    };
     suite.stage(&fixture).await?;
-    for (selector, expected) in SELECTORS {
-        let answer = suite.get(suite.external_path(QUEUE, selector)).send().await?;
+    for (selector, expected) in picks {
+        let answer = suite.get(suite.external_path(name, &selector)).send().await?;
         let items = reading::external(&answer)?;
         let mut got = reading::milli_values(&items);
         got.sort_unstable();
@@ -345,7 +358,8 @@ async fn operators(suite: &Suite) -> Outcome {
         let expected = format!("the series {expected:?} for the selector {selector}");
         expect(got == milli, expected, reading::shown(&items))?;
     }
-    Ok(Passed::Wholly)
+    let without = Passed::Without("a series without the label: each has all of them");
+    Ok(if suite.has_fixed_labels() { without } else { Passed::Wholly })
 }
 
 async fn malformed(suite: &Suite) -> Outcome {
@@ -372,7 +386,7 @@ async fn unknown(suite: &Suite) -> Outcome {
 
 async fn writing(suite: &Suite) -> Outcome {
     for method in [Method::POST, Method::DELETE] {
-        let ask = suite.get(suite.external_path(QUEUE, "")).method(method);
+        let ask = suite.get(suite.external_path(suite.queue(), "")).method(method);
         let answer = ask.send().await?;
         let refused = [403, 404, 405].contains(&answer.status);
         expect(refused, "403, 404 or 405", &answer)?;

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::GROUPS;
 use super::authorities::Authority;
 use super::case::{Case, Check, Stop, Verdict};
-use super::fixture::{Control, Fixture};
+use super::fixture::{Control, Fixture, Names, Staged};
 use super::options::{ObjectMetric, Options};
 use super::report::Report;
 use super::wire::{Ask, Wire, chain};
@@ -41,6 +41,7 @@ pub struct Suite {
     pub(super) options: Options,
     pub(super) wire: Wire,
     control: Option<Control>,
+    names: Names,
     staged: AtomicBool,
     /// Signs what fixtures make the front proxy's.
     pub(super) front_proxy: Authority,
@@ -60,8 +61,8 @@ pub(super) struct KnownMetric {
     pub(super) staged: bool,
 }
 
-/// The name of the external metric of most fixtures.
-pub(super) const QUEUE: &str = "conformance_queue";
+/// The name of the external metric of most fixtures, where names are free.
+const QUEUE: &str = "conformance_queue";
 /// Its two series.
 pub(super) const QUEUES: [(&str, &str); 2] = [("bar", "42"), ("baz", "43")];
 
@@ -100,10 +101,15 @@ impl Suite {
         let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(30));
         let http = http.build().map_err(ConformanceError::Client)?;
         let control = options.control_url.as_deref().map(|url| Control::new(http, url));
+        let names = match &control {
+            Some(control) => control.names().await,
+            None => Names::default(),
+        };
         Ok(Self {
             options,
             wire,
             control,
+            names,
             staged: AtomicBool::new(false),
             front_proxy: Authority::new("conformance-front-proxy")?,
             rotated: Authority::new("conformance-front-proxy-rotated")?,
@@ -139,7 +145,7 @@ impl Suite {
     }
 
     /// Makes the fixture true, or skips the case.
-    pub(super) async fn stage(&self, fixture: &Fixture) -> Result<(), Stop> {
+    pub(super) async fn stage(&self, fixture: &Fixture) -> Result<Staged, Stop> {
         let control = self.control.as_ref().ok_or_else(|| Stop::skip(NEEDS_CONTROL))?;
         self.staged.store(true, Ordering::Relaxed);
         control.stage(fixture).await
@@ -147,6 +153,26 @@ impl Suite {
 
     pub(super) fn has_control(&self) -> bool {
         self.control.is_some()
+    }
+
+    /// The external metric of a fixture, which has this name where names are free.
+    pub(super) fn name<'a>(&'a self, free: &'a str) -> &'a str {
+        self.names.external_metric.as_deref().unwrap_or(free)
+    }
+
+    /// The external metric of most fixtures.
+    pub(super) fn queue(&self) -> &str {
+        self.name(QUEUE)
+    }
+
+    /// A label of external series, which has this name where names are free; the place tells those of a series apart.
+    pub(super) fn label<'a>(&'a self, place: usize, free: &'a str) -> &'a str {
+        self.names.labels.get(place).map_or(free, String::as_str)
+    }
+
+    /// Whether every external series has the same labels.
+    pub(super) fn has_fixed_labels(&self) -> bool {
+        !self.names.labels.is_empty()
     }
 
     pub(super) fn fixture(&self) -> Fixture {
@@ -163,11 +189,11 @@ impl Suite {
     pub(super) async fn known_external(&self) -> Result<KnownMetric, Stop> {
         if self.has_control() {
             let queues = QUEUES.iter().fold(self.fixture(), |fixture, (label, value)| {
-                fixture.external(QUEUE, &[("foo", label)], value)
+                fixture.external(self.queue(), &[(self.label(0, "foo"), label)], value)
             });
             self.stage(&queues).await?;
             return Ok(KnownMetric {
-                name: QUEUE.to_owned(),
+                name: self.queue().to_owned(),
                 selector: String::new(),
                 staged: true,
             });

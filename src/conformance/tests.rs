@@ -7,6 +7,7 @@ use serde_json::json;
 use super::{Options, Report, Verdict, run};
 
 mod metrics;
+mod ours;
 mod people;
 mod serve;
 mod twin;
@@ -42,6 +43,24 @@ async fn a_correct_adapter_passes_whatever_the_wire_can_decide() {
         .filter(|(_, verdict)| matches!(verdict, Verdict::PassInPart { .. }))
         .collect();
     assert!(in_part.is_empty(), "{in_part:?}");
+}
+
+/// The numbers of the cases with a verdict of this kind.
+fn of_kind(report: &Report, is: impl Fn(&Verdict) -> bool) -> Vec<u8> {
+    let these = report.results.iter().filter(|(_, verdict)| is(verdict));
+    these.map(|(case, _)| case.number).collect()
+}
+
+#[tokio::test]
+async fn our_own_adapter_fails_none_of_the_cases_that_the_wire_can_decide() {
+    let report = report(ours::start().await).await;
+    assert!(report.failed().is_empty(), "{:#?}", failures(&report));
+    // Metrics of nodes are not served (23); the others need a running controller.
+    assert_eq!(report.skipped(), [10, 23, 52, 53, 54, 55, 57, 58]);
+    // All series have all labels (27), and no one backend is behind them (42).
+    let in_part = of_kind(&report, |verdict| matches!(verdict, Verdict::PassInPart { .. }));
+    assert_eq!(in_part, [27, 42]);
+    assert_eq!(of_kind(&report, |verdict| *verdict == Verdict::Pass).len(), 50);
 }
 
 /// Runs the suite against the twin with the bug; it must fail these cases and no other.

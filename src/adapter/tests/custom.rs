@@ -220,6 +220,22 @@ async fn what_pods_cannot_say_is_said() {
 }
 
 #[tokio::test]
+async fn case_34_a_pod_s_value_without_end_is_an_error_and_no_number() {
+    let server = Running::start().await;
+    let id = id("shop", "checkout");
+    for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+        let mut decision = server.decision(&id, Ok(1.0));
+        decision.pods = vec![pod("a", &[], 1.0, Some(value))];
+        server.publish(&id, decision);
+        let answer = server.custom("shop/pods/%2A/headroom_tasks").await;
+        let message = answer.status(503, "ServiceUnavailable");
+        assert!(message.ends_with("the value is not a finite number"), "{value}: {message}");
+        // Its other values are none the worse.
+        assert_eq!(shown(&server.custom("shop/pods/a/headroom_pressure").await), ["Pod/a: 1"]);
+    }
+}
+
+#[tokio::test]
 async fn a_pod_of_two_policies_is_one_item() {
     let server = Running::start().await;
     for name in ["one", "two"] {
