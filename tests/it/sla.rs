@@ -49,6 +49,8 @@ struct Seen {
     active: usize,
     /// By policy: when the controller asked for its metric, in seconds, in order.
     passes: BTreeMap<String, Vec<f64>>,
+    /// In how many seconds the adapter answered the controller, fastest first.
+    answers: Vec<f64>,
     reconciliations: Histogram,
     computations: Histogram,
 }
@@ -141,6 +143,14 @@ impl Seen {
                 shown(0.99)
             )?;
         }
+        let answer = |part: f64| at(&self.answers, part) * 1000.0;
+        writeln!(
+            text,
+            "| the adapter's answer to the controller, by its audit log, ms | {:.2} | {:.2} | {:.2} | none |",
+            answer(0.5),
+            answer(0.99),
+            answer(1.0)
+        )?;
         writeln!(
             text,
             "| between two passes of one autoscaler, s | {:.2} | {:.2} | {:.2} | largest at most 16 |",
@@ -208,9 +218,9 @@ async fn active(client: &Client) -> Result<usize> {
     Ok(listed.iter().filter(is_active).count())
 }
 
-/// When the controller asked for the metric of each policy, from the audit log.
-fn passes(log: &str, from: jiff::Timestamp) -> Result<BTreeMap<String, Vec<f64>>> {
-    let mut passes = BTreeMap::<String, Vec<f64>>::new();
+/// The controller's requests that were answered, from the audit log: when by policy, and in how many seconds, fastest first.
+fn requests(log: &str, from: jiff::Timestamp) -> Result<(BTreeMap<String, Vec<f64>>, Vec<f64>)> {
+    let (mut passes, mut answers) = (BTreeMap::<String, Vec<f64>>::new(), Vec::new());
     for line in log.lines().filter(|line| line.contains(r#""target":"audit""#)) {
         let line: Value = serde_json::from_str(line)?;
         let when: jiff::Timestamp = line["timestamp"].as_str().context("no time")?.parse()?;
@@ -219,8 +229,10 @@ fn passes(log: &str, from: jiff::Timestamp) -> Result<BTreeMap<String, Vec<f64>>
         }
         let selector = line["label_selector"].as_str().context("no selector")?.to_owned();
         passes.entry(selector).or_default().push(when.as_microsecond() as f64 / 1e6);
+        answers.push(line["elapsed_seconds"].as_f64().context("no duration")?);
     }
-    Ok(passes)
+    answers.sort_by(f64::total_cmp);
+    Ok((passes, answers))
 }
 
 async fn watch(fleet: &Fleet) -> Result<Seen> {
@@ -267,9 +279,11 @@ async fn watch(fleet: &Fleet) -> Result<Seen> {
     let after = look().await?;
     let since =
         |family: &str| Histogram::parse(&after, family).since(&Histogram::parse(&before, family));
+    let (passes, answers) = requests(&std::fs::read_to_string(adapter.log())?, from)?;
     Ok(Seen {
         active: active(&plane.client()).await?,
-        passes: passes(&std::fs::read_to_string(adapter.log())?, from)?,
+        passes,
+        answers,
         reconciliations: since(RECONCILIATION),
         computations: since(COMPUTATION),
     })
@@ -345,7 +359,7 @@ fn a_histogram_is_read_over_all_labels_and_between_two_looks() {
 fn passes_are_the_requests_of_the_controller_that_were_answered() {
     let line = |second: u32, user: &str, code: u16| {
         json!({"timestamp": format!("2026-01-01T00:00:{second:02}Z"), "target": "audit", "user": user,
-               "code": code, "label_selector": "policy=app"})
+               "code": code, "elapsed_seconds": 0.001, "label_selector": "policy=app"})
         .to_string()
     };
     let log = [
@@ -356,8 +370,9 @@ fn passes_are_the_requests_of_the_controller_that_were_answered() {
         line(18, HPA, 200),
     ];
     let from = "2026-01-01T00:00:02Z".parse().expect("a time");
-    let found = passes(&log.join("\n"), from).expect("whole lines");
-    let times = &found["policy=app"];
+    let (passes, answers) = requests(&log.join("\n"), from).expect("whole lines");
+    let times = &passes["policy=app"];
+    assert_eq!(answers.len(), 2);
     assert_eq!(times.len(), 2);
     assert!((times[1] - times[0] - 15.0).abs() < 1e-6, "{times:?}");
 }
