@@ -47,12 +47,18 @@ struct Fleet {
 /// What was seen in the time that was looked at.
 struct Seen {
     active: usize,
-    /// By policy: when the controller asked for its metric, in seconds, in order.
-    passes: BTreeMap<String, Vec<f64>>,
-    /// In how many seconds the adapter answered the controller, fastest first.
-    answers: Vec<f64>,
+    requests: Requests,
     reconciliations: Histogram,
     computations: Histogram,
+}
+
+/// The controller's requests to the adapter that were answered.
+#[derive(Debug, Default)]
+struct Requests {
+    /// By policy: when the controller asked for its metric, in seconds, in order.
+    passes: BTreeMap<String, Vec<f64>>,
+    /// In how many seconds it was answered, fastest first.
+    answers: Vec<f64>,
 }
 
 /// Counts by upper bound in seconds, each with all that are below.
@@ -112,7 +118,8 @@ impl Histogram {
 impl Seen {
     /// The times between the passes of one autoscaler, of all of them, shortest first.
     fn gaps(&self) -> Vec<f64> {
-        let each = self.passes.values().flat_map(|times| times.windows(2).map(|w| w[1] - w[0]));
+        let each =
+            self.requests.passes.values().flat_map(|times| times.windows(2).map(|w| w[1] - w[0]));
         let mut gaps: Vec<f64> = each.collect();
         gaps.sort_by(f64::total_cmp);
         gaps
@@ -143,7 +150,7 @@ impl Seen {
                 shown(0.99)
             )?;
         }
-        let answer = |part: f64| at(&self.answers, part) * 1000.0;
+        let answer = |part: f64| at(&self.requests.answers, part) * 1000.0;
         writeln!(
             text,
             "| the adapter's answer to the controller, by its audit log, ms | {:.2} | {:.2} | {:.2} | none |",
@@ -218,9 +225,9 @@ async fn active(client: &Client) -> Result<usize> {
     Ok(listed.iter().filter(is_active).count())
 }
 
-/// The controller's requests that were answered, from the audit log: when by policy, and in how many seconds, fastest first.
-fn requests(log: &str, from: jiff::Timestamp) -> Result<(BTreeMap<String, Vec<f64>>, Vec<f64>)> {
-    let (mut passes, mut answers) = (BTreeMap::<String, Vec<f64>>::new(), Vec::new());
+/// Reads the controller's requests from the audit log.
+fn requests(log: &str, from: jiff::Timestamp) -> Result<Requests> {
+    let mut requests = Requests::default();
     for line in log.lines().filter(|line| line.contains(r#""target":"audit""#)) {
         let line: Value = serde_json::from_str(line)?;
         let when: jiff::Timestamp = line["timestamp"].as_str().context("no time")?.parse()?;
@@ -228,11 +235,11 @@ fn requests(log: &str, from: jiff::Timestamp) -> Result<(BTreeMap<String, Vec<f6
             continue;
         }
         let selector = line["label_selector"].as_str().context("no selector")?.to_owned();
-        passes.entry(selector).or_default().push(when.as_microsecond() as f64 / 1e6);
-        answers.push(line["elapsed_seconds"].as_f64().context("no duration")?);
+        requests.passes.entry(selector).or_default().push(when.as_microsecond() as f64 / 1e6);
+        requests.answers.push(line["elapsed_seconds"].as_f64().context("no duration")?);
     }
-    answers.sort_by(f64::total_cmp);
-    Ok((passes, answers))
+    requests.answers.sort_by(f64::total_cmp);
+    Ok(requests)
 }
 
 async fn watch(fleet: &Fleet) -> Result<Seen> {
@@ -279,11 +286,10 @@ async fn watch(fleet: &Fleet) -> Result<Seen> {
     let after = look().await?;
     let since =
         |family: &str| Histogram::parse(&after, family).since(&Histogram::parse(&before, family));
-    let (passes, answers) = requests(&std::fs::read_to_string(adapter.log())?, from)?;
+    let requests = requests(&std::fs::read_to_string(adapter.log())?, from)?;
     Ok(Seen {
         active: active(&plane.client()).await?,
-        passes,
-        answers,
+        requests,
         reconciliations: since(RECONCILIATION),
         computations: since(COMPUTATION),
     })
@@ -292,7 +298,7 @@ async fn watch(fleet: &Fleet) -> Result<Seen> {
 /// What must hold however busy the machine is.
 async fn watch_all(fleet: &Fleet) -> Result<Seen> {
     let seen = watch(fleet).await?;
-    let twice = seen.passes.values().filter(|times| times.len() >= 2).count();
+    let twice = seen.requests.passes.values().filter(|times| times.len() >= 2).count();
     ensure!(seen.active == fleet.autoscalers, "{} are active at the end", seen.active);
     ensure!(twice == fleet.autoscalers, "{twice} were looked at twice or more");
     Ok(seen)
@@ -370,9 +376,9 @@ fn passes_are_the_requests_of_the_controller_that_were_answered() {
         line(18, HPA, 200),
     ];
     let from = "2026-01-01T00:00:02Z".parse().expect("a time");
-    let (passes, answers) = requests(&log.join("\n"), from).expect("whole lines");
-    let times = &passes["policy=app"];
-    assert_eq!(answers.len(), 2);
+    let requests = requests(&log.join("\n"), from).expect("whole lines");
+    let times = &requests.passes["policy=app"];
+    assert_eq!(requests.answers.len(), 2);
     assert_eq!(times.len(), 2);
     assert!((times[1] - times[0] - 15.0).abs() < 1e-6, "{times:?}");
 }
