@@ -1,7 +1,7 @@
 # The front door. `make run` shows Headroom at work without a cluster; `make test` proves all of it against real Kubernetes.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test cluster fmt lint unit loom miri fuzz it soak soak-sanitized bench deny features docs crd
+.PHONY: help run test cluster fmt lint unit loom miri fuzz it sla soak soak-sanitized bench deny features docs crd
 
 cache := $(or $(HEADROOM_CACHE),$(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME)/headroom,$(HOME)/.cache/headroom))
 deny_version := 0.20.2
@@ -93,6 +93,10 @@ it: kubernetes ## integration tests on a real control plane
 
 soak: need-rust need-cc ## ten minutes of everything the agent does at once, under load
 	HEADROOM_SOAK_SECONDS=600 cargo test --test it -- soak:: --nocapture
+
+sla: need-rust need-cc kubernetes ## 300 autoscalers at once, and faults under load: twelve minutes; the report is target/it-artifacts/sla.md
+	rm -f target/it-artifacts/sla.md
+	cargo test --test it -- --ignored --test-threads 1 --nocapture three_hundred_autoscalers faults_under_load
 
 # Nightly alone has the sanitizer, and std is not built again for it. `--target` keeps it out of build scripts.
 soak-sanitized: need-rust need-cc ## a minute of the soak in a program whose memory AddressSanitizer watches; ten minutes to build

@@ -13,6 +13,7 @@ mod support {
     pub(crate) mod journal;
     pub(crate) mod kubelet;
     pub(crate) mod load;
+    pub(crate) mod paper_node;
     pub(crate) mod pki;
     pub(crate) mod played;
     pub(crate) mod process;
@@ -38,6 +39,8 @@ mod discovery;
 mod exposition;
 #[path = "it/failures.rs"]
 mod failures;
+#[path = "it/faults.rs"]
+mod faults;
 #[path = "it/ground.rs"]
 mod ground;
 #[path = "it/layers.rs"]
@@ -58,6 +61,8 @@ mod sandbox;
 mod scaling;
 #[path = "it/sidecar.rs"]
 mod sidecar;
+#[path = "it/sla.rs"]
+mod sla;
 #[path = "it/soak.rs"]
 mod soak;
 

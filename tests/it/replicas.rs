@@ -31,8 +31,9 @@ const AUDIT_ID: &str = "5e1fb0e2-91d3-4e36-a1c1-1f6a3b1f7d10";
 
 /// A Service in front of the replicas: each new connection goes to one that said that it is ready when
 /// it was last asked, as a kubelet and an EndpointSlice have it. Connections that stand are not touched.
-struct Service {
-    address: SocketAddr,
+pub(crate) struct Service {
+    /// Where it listens.
+    pub(crate) address: SocketAddr,
     backends: Arc<Mutex<Vec<Backend>>>,
     _tasks: JoinSet<()>,
 }
@@ -45,7 +46,11 @@ struct Backend {
 }
 
 impl Service {
-    async fn start() -> Result<Self> {
+    /// A Service with nobody behind it.
+    ///
+    /// # Errors
+    /// There is no free port.
+    pub(crate) async fn start() -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let backends = Arc::new(Mutex::new(Vec::<Backend>::new()));
@@ -71,16 +76,19 @@ impl Service {
         Ok(Self { address, backends, _tasks: tasks })
     }
 
-    fn add(&self, replica: &Replica) {
+    /// Sends requests to the replica once it is ready.
+    pub(crate) fn add(&self, replica: &Replica) {
         let (port, metrics_url) = (replica.port, replica.metrics_url());
         self.backends.lock().push(Backend { port, metrics_url, ready: false });
     }
 
-    fn remove(&self, replica: &Replica) {
+    /// Sends the replica no new connection.
+    pub(crate) fn remove(&self, replica: &Replica) {
         self.backends.lock().retain(|backend| backend.port != replica.port);
     }
 
-    fn is_ready(&self, replica: &Replica) -> bool {
+    /// Whether the replica was ready when it was last asked.
+    pub(crate) fn is_ready(&self, replica: &Replica) -> bool {
         self.backends.lock().iter().any(|one| one.port == replica.port && one.ready)
     }
 }

@@ -22,9 +22,13 @@ pub(crate) struct Adapter {
     installation: Installation,
     kubeconfig: PathBuf,
     log: PathBuf,
+    environment: Environment,
     port: u16,
     metrics_port: u16,
 }
+
+/// Variables that the adapter is started with.
+type Environment = Vec<(&'static str, String)>;
 
 /// What `manifests/` says about the adapter.
 #[derive(Clone, Debug)]
@@ -49,6 +53,14 @@ impl Adapter {
     /// # Errors
     /// The manifests do not apply, the adapter ends, or an APIService does not become Available.
     pub(crate) async fn start(plane: &ControlPlane) -> Result<Self> {
+        Self::start_with(plane, Vec::new()).await
+    }
+
+    /// The same with more variables, for it and its replicas.
+    ///
+    /// # Errors
+    /// As for [`Self::start`].
+    pub(crate) async fn start_with(plane: &ControlPlane, environment: Environment) -> Result<Self> {
         let [port, metrics_port] = free_ports()?;
         let installation = Installation::apply(plane, port)?;
         let kubeconfig = plane
@@ -56,8 +68,11 @@ impl Adapter {
             .await?;
         let log = plane.dir().join("logs/adapter.log");
         let ports = Ports { port, metrics_port };
-        let process = Process::spawn(command(&installation, &kubeconfig, ports), &log, Vec::new())?;
-        let mut adapter = Self { process, installation, kubeconfig, log, port, metrics_port };
+        let mut command = command(&installation, &kubeconfig, ports);
+        command.envs(environment.iter().cloned());
+        let process = Process::spawn(command, &log, Vec::new())?;
+        let mut adapter =
+            Self { process, installation, kubeconfig, log, environment, port, metrics_port };
         adapter.wait_available(plane).await?;
         Ok(adapter)
     }
@@ -73,7 +88,8 @@ impl Adapter {
     /// It cannot be started.
     pub(crate) fn start_again(&mut self) -> Result<()> {
         let ports = Ports { port: self.port, metrics_port: self.metrics_port };
-        let command = command(&self.installation, &self.kubeconfig, ports);
+        let mut command = command(&self.installation, &self.kubeconfig, ports);
+        command.envs(self.environment.iter().cloned());
         self.process = Process::spawn(command, &self.log, Vec::new())?;
         Ok(())
     }
@@ -91,9 +107,15 @@ impl Adapter {
         command
             .args(["--shutdown-delay-duration", &format!("{}ms", delay.as_millis())])
             .env("POD_NAME", name)
-            .env("HEADROOM_LOG", "headroom=debug,info");
+            .env("HEADROOM_LOG", "headroom=debug,info")
+            .envs(self.environment.iter().cloned());
         let process = Process::spawn(command, &log, Vec::new())?;
         Ok(Replica { process, port, metrics_port })
+    }
+
+    /// Where its output goes.
+    pub(crate) fn log(&self) -> &Path {
+        &self.log
     }
 
     /// Its own address.

@@ -27,6 +27,8 @@ use super::programs;
 pub(crate) struct ControlPlaneOptions {
     /// `--horizontal-pod-autoscaler-sync-period`, whole seconds. Kubernetes' own default is 15 s.
     pub(crate) hpa_sync_period: Duration,
+    /// More flags of kube-controller-manager; the last of two that are the same is the one that holds.
+    pub(crate) controller_flags: Vec<String>,
     /// Where data and logs go. Logs stay until the next run.
     pub(crate) dir: PathBuf,
 }
@@ -40,7 +42,8 @@ impl ControlPlaneOptions {
         let root = Path::new(env!("CARGO_TARGET_TMPDIR"));
         remove_leftovers(root)?;
         let dir = root.join(format!("{PREFIX}{}-{name}", std::process::id()));
-        Ok(Self { hpa_sync_period: Duration::from_secs(15), dir })
+        let hpa_sync_period = Duration::from_secs(15);
+        Ok(Self { hpa_sync_period, controller_flags: Vec::new(), dir })
     }
 }
 
@@ -50,6 +53,7 @@ pub(crate) struct ControlPlane {
     controller_manager: Process,
     apiserver: Process,
     etcd: Process,
+    etcd_ports: [u16; 2],
     dir: PathBuf,
     url: String,
     pki: Pki,
@@ -66,7 +70,7 @@ impl ControlPlane {
     /// # Errors
     /// A program is missing, ends, or is not ready in 90 s; the message names the log.
     pub(crate) async fn start(options: ControlPlaneOptions) -> Result<Self> {
-        let dir = options.dir;
+        let dir = options.dir.clone();
         fs::create_dir_all(dir.join("logs"))?;
         let pki = Pki::create(&dir.join("pki"))?;
         let [etcd_port, peer_port, port] = free_ports()?;
@@ -82,9 +86,10 @@ impl ControlPlane {
         let mut etcd = start_etcd(&dir, etcd_port, peer_port)?;
         let mut apiserver = start_apiserver(&dir, &pki, etcd_port, port)?;
         wait_ready(&client, &mut [&mut etcd, &mut apiserver]).await?;
-        let mut controller_manager = start_controllers(&dir, &pki, options.hpa_sync_period)?;
+        let mut controller_manager = start_controllers(&pki, &options)?;
         wait_for_controllers(&client, &mut controller_manager).await?;
-        Ok(Self { controller_manager, apiserver, etcd, dir, url, pki, client })
+        let etcd_ports = [etcd_port, peer_port];
+        Ok(Self { controller_manager, apiserver, etcd, etcd_ports, dir, url, pki, client })
     }
 
     /// The directory with `logs/`.
@@ -110,6 +115,21 @@ impl ControlPlane {
     /// The kubeconfig of the administrator.
     pub(crate) fn kubeconfig(&self) -> PathBuf {
         kubeconfig_path(&self.dir, "admin")
+    }
+
+    /// Kills etcd, as a crash does.
+    pub(crate) fn kill_etcd(&mut self) {
+        self.etcd.kill();
+    }
+
+    /// Starts etcd again with its data at the same address, without waiting for anything.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub(crate) fn start_etcd_again(&mut self) -> Result<()> {
+        let [port, peer_port] = self.etcd_ports;
+        self.etcd = start_etcd(&self.dir, port, peer_port)?;
+        Ok(())
     }
 
     /// A bound token of a ServiceAccount, valid for an hour.
@@ -293,9 +313,10 @@ fn start_apiserver(dir: &Path, pki: &Pki, etcd_port: u16, port: u16) -> Result<P
     Process::spawn(command, &log(dir, "kube-apiserver"), Vec::new())
 }
 
-fn start_controllers(dir: &Path, pki: &Pki, hpa_sync_period: Duration) -> Result<Process> {
+fn start_controllers(pki: &Pki, options: &ControlPlaneOptions) -> Result<Process> {
+    let dir = &options.dir;
     let mut command = Command::new(programs::kubernetes("kube-controller-manager")?);
-    let period = format!("{}s", hpa_sync_period.as_secs());
+    let period = format!("{}s", options.hpa_sync_period.as_secs());
     command
         .arg("--kubeconfig")
         .arg(kubeconfig_path(dir, "controller-manager"))
@@ -306,7 +327,8 @@ fn start_controllers(dir: &Path, pki: &Pki, hpa_sync_period: Duration) -> Result
         .args(["--secure-port", "0", "--leader-elect=false"])
         .arg("--use-service-account-credentials=true")
         .args(["--horizontal-pod-autoscaler-sync-period", &period])
-        .args(["--horizontal-pod-autoscaler-cpu-initialization-period", "0s"]);
+        .args(["--horizontal-pod-autoscaler-cpu-initialization-period", "0s"])
+        .args(&options.controller_flags);
     Process::spawn(command, &log(dir, "kube-controller-manager"), Vec::new())
 }
 

@@ -60,6 +60,28 @@ impl Pki {
         self.dir.join(name).with_extension("key")
     }
 
+    /// Makes a next authority of the front proxy and a certificate of it, and has the API server and whoever it tells
+    /// trust that authority beside the first: the first step of a rotation.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub(crate) fn add_front_proxy_authority(&self) -> Result<()> {
+        let next = self.authority("front-proxy-ca-next")?;
+        self.client("front-proxy-next", FRONT_PROXY_CLIENT, None, &next)?;
+        let mut both = fs::read(self.certificate("front-proxy-ca"))?;
+        both.extend(fs::read(self.certificate("front-proxy-ca-next"))?);
+        replace(&self.certificate("front-proxy-ca"), &both)
+    }
+
+    /// The front proxy shows the certificate of the next authority from now on: the second step.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub(crate) fn change_front_proxy(&self) -> Result<()> {
+        replace(&self.key("front-proxy"), &fs::read(self.key("front-proxy-next"))?)?;
+        replace(&self.certificate("front-proxy"), &fs::read(self.certificate("front-proxy-next"))?)
+    }
+
     fn authority(&self, name: &str) -> Result<Issuer<'static, KeyPair>> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::new(Vec::new())?;
@@ -97,4 +119,11 @@ impl Pki {
         fs::write(self.key(file), key.serialize_pem())?;
         Ok(())
     }
+}
+
+/// Replaces a file whole: no reader sees a half.
+fn replace(file: &Path, content: &[u8]) -> Result<()> {
+    let new = file.with_extension("new");
+    fs::write(&new, content)?;
+    Ok(fs::rename(&new, file)?)
 }

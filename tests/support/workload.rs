@@ -4,9 +4,9 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use kube::Client;
-use kube::api::{ApiResource, DynamicObject, GroupVersionKind, PostParams};
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 
@@ -145,7 +145,24 @@ pub(crate) fn policies(client: Client, namespace: &str) -> Api<DynamicObject> {
 /// # Errors
 /// The API server refuses it.
 pub(crate) async fn create(client: Client, namespace: &str, body: Value) -> Result<String> {
-    let api = match body["kind"].as_str() {
+    let api = api_of(client, namespace, &body)?;
+    let created = api.create(&PostParams::default(), &serde_json::from_value(body)?).await?;
+    Ok(created.name_any())
+}
+
+/// The same with server-side apply, which may be said twice.
+///
+/// # Errors
+/// The API server refuses it.
+pub(crate) async fn apply(client: Client, namespace: &str, body: Value) -> Result<String> {
+    let api = api_of(client, namespace, &body)?;
+    let name = body["metadata"]["name"].as_str().context("no name")?;
+    let parameters = PatchParams::apply("headroom-tests").force();
+    Ok(api.patch(name, &parameters, &Patch::Apply(&body)).await?.name_any())
+}
+
+fn api_of(client: Client, namespace: &str, body: &Value) -> Result<Api<DynamicObject>> {
+    Ok(match body["kind"].as_str() {
         Some("ScalingPolicy") => policies(client, namespace),
         Some("Deployment") => dynamic(client, namespace, "apps/v1", "Deployment", "deployments"),
         Some("HorizontalPodAutoscaler") => {
@@ -153,7 +170,5 @@ pub(crate) async fn create(client: Client, namespace: &str, body: Value) -> Resu
             dynamic(client, namespace, "autoscaling/v2", kind, plural)
         }
         other => bail!("no plural is known of {other:?}"),
-    };
-    let created = api.create(&PostParams::default(), &serde_json::from_value(body)?).await?;
-    Ok(created.name_any())
+    })
 }
