@@ -93,6 +93,8 @@ fn names_can_be_looked_up_over_http_and_heap_text_is_read() {
         // Forgets the names in the profile and asks /debug/pprof/symbol for each address.
         let remote = sample.pprof(&["-symbolize=remote:force", "-top"], "heap").await?;
         ensure!(remote.contains("work::hold_heap"), "{remote}");
+        // Only where something sampled was freed does pprof tell what is in use from what was allocated.
+        sample.post("/allocate?bytes=20000000").await?;
         let text = sample.pprof(&["-symbolize=none", "-raw"], "heap?debug=1").await?;
         ensure!(text.contains("inuse_space/bytes"), "{text}");
         Ok(())
