@@ -19,6 +19,9 @@ const FELL: u8 = 0b0010_0000;
 /// Number and source time follow the difference, since they are not those of the batch before.
 const OWN_TIMES: u8 = 0b0100_0000;
 
+/// A number and a source time.
+const TIMES_BYTES: usize = size_of::<u32>() + size_of::<i64>();
+
 /// Whole numbers up to here are exact as `f64`.
 const LARGEST_WHOLE: u64 = 1 << 53;
 
@@ -43,7 +46,7 @@ impl Column {
         let zeros = difference.leading_zeros() / 8;
         let length = 8 - u8::try_from(zeros).expect("64 bits are 8 bytes");
         let own_times = reading.own_at.is_some() || reading.number + 1 != next.number;
-        let times = if own_times { size_of::<u32>() + size_of::<i64>() } else { 0 };
+        let times = if own_times { TIMES_BYTES } else { 0 };
         self.make_room(usize::from(length) + times + 1);
         self.0.extend(difference.to_le_bytes().iter().take(length.into()));
         if own_times {
@@ -67,16 +70,32 @@ impl Column {
 
     /// Forgets the readings of batches before `oldest`; whether there were any.
     pub(super) fn forget_before(&mut self, oldest: u32, newest: Reading) -> bool {
-        let mut back = self.back_from(newest);
-        let mut first_wanted = self.0.len();
-        while back.next().is_some_and(|reading| reading.number >= oldest) {
-            first_wanted = back.bytes.len();
-        }
+        let first_wanted = self.first_wanted(oldest, newest.number).unwrap_or(0);
         self.0.drain(..first_wanted);
         if self.0.capacity() > 2 * self.0.len() + STEP {
             self.0.shrink_to(self.0.len().next_multiple_of(STEP));
         }
         first_wanted > 0
+    }
+
+    /// Where the entries of batches from `oldest` on start. Reads no values: every batch asks this of every series.
+    fn first_wanted(&self, oldest: u32, mut number: u32) -> Option<usize> {
+        let mut start = self.0.len();
+        while start > 0 {
+            let how = *self.0.get(start - 1)?;
+            let mut bytes = usize::from(how & LENGTH) + 1;
+            number = number.wrapping_sub(1);
+            if how & OWN_TIMES != 0 {
+                let times = start.checked_sub(1 + TIMES_BYTES)?;
+                number = u32::from_le_bytes(*self.0.get(times..)?.first_chunk()?);
+                bytes += TIMES_BYTES;
+            }
+            if number < oldest {
+                break;
+            }
+            start = start.checked_sub(bytes)?;
+        }
+        Some(start)
     }
 
     pub(super) fn clear(&mut self) {
