@@ -199,7 +199,7 @@ async fn inject(
     node: &PaperNode,
     book: &Book,
 ) -> Result<VecDeque<Replica>> {
-    sleep(Duration::from_secs(15)).await;
+    sleep(Duration::from_secs(10)).await;
 
     book.begin("the front proxy's CA is rotated");
     plane.pki().add_front_proxy_authority()?;
@@ -329,7 +329,9 @@ fn faults_under_load_serve_no_wrong_value_and_cost_a_pass_at_most() {
             }
         });
         let replicas = inject(&mut plane, &adapter, &service, first, &node, &book).await?;
-        book.filled_in.store(true, Ordering::Relaxed);
+        // Whoever waits sees what is known so far.
+        eprintln!("{}", report(&book, all_reloads(&replicas, &book).await?)?);
+        book.filled_in.store(false, Ordering::Relaxed);
         book.begin("only the configuration changes");
         let reloaded = eventually(6 * MINUTE, "the changes of the file", async || {
             let count = all_reloads(&replicas, &book).await?;
