@@ -25,7 +25,7 @@ fn scraped(pod: usize, round: u32) -> Batch {
         let series =
             SeriesKey { name: MetricName::new("c_bucket"), labels: labels.into_iter().collect() };
         // A third are no whole numbers, as sums of seconds are.
-        let value = f64::from(round) * if index % 3 == 0 { step * 0.1 } else { step };
+        let value = f64::from(round) * if index.is_multiple_of(3) { step * 0.1 } else { step };
         Sample { series, value, at }
     };
     Batch {

@@ -19,6 +19,9 @@ struct Point {
     resident_mib: f64,
 }
 
+/// What a chart shows of a point.
+type Figure = fn(&Point) -> f64;
+
 /// Measures each size in this process, prints the table, and writes `target/serving-curve.svg`.
 pub(crate) fn draw(most: usize, seconds: Duration) -> Result<()> {
     let sizes =
@@ -85,7 +88,7 @@ fn resident_mib() -> Result<f64> {
 fn picture(points: &[Point]) -> String {
     const WIDTH: f64 = 300.0;
     const HEIGHT: f64 = 220.0;
-    let charts: [(&str, fn(&Point) -> f64); 3] = [
+    let charts: [(&str, Figure); 3] = [
         ("p50 of one read, us", |point| point.p50_micros),
         ("store, bytes a pod", |point| point.store_bytes_per_pod),
         ("resident, MiB", |point| point.resident_mib),

@@ -89,7 +89,7 @@ async fn both_ways(
     let Answer { status, body, .. } = client.get(path, &[]).await?;
     ensure!(body["kind"] == "Status" && body["code"] == status, "not a Status: {body}");
     let through = plane.kubectl(&["get", "--raw", path, "--as", user, "-v", "0"]);
-    let through = through.map_or_else(|error| error.to_string(), |text| text);
+    let through = through.unwrap_or_else(|error| error.to_string());
     let is_forbidden = through.contains("Forbidden");
     ensure!(is_forbidden == (status == 403), "{status} directly, through kube-apiserver {through}");
     Ok((status, body["message"].as_str().unwrap_or_default().to_owned()))
