@@ -199,6 +199,7 @@ async fn inject(
     node: &PaperNode,
     book: &Book,
 ) -> Result<VecDeque<Replica>> {
+    let second = join(adapter, service, "second").await?;
     sleep(Duration::from_secs(10)).await;
 
     book.begin("the front proxy's CA is rotated");
@@ -207,7 +208,6 @@ async fn inject(
     plane.pki().change_front_proxy()?;
     sleep(Duration::from_secs(15)).await;
 
-    let second = join(adapter, service, "second").await?;
     let mut replicas = VecDeque::from([second, first]);
     for turn in 1..=4 {
         // Connections that stand stay where they are, so the one that came last has none: the other is next.
