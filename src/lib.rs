@@ -120,6 +120,11 @@
 //!   cost 70 MB and 1.3 s in the service, its symbols under 10 MB and 81 ms. `go tool pprof` can add lines itself.
 //! - **The work of draining is no steady work.** In the work form, what pods use to work off a backlog is taken out of the
 //!   steady part; counted twice, a backlog asked for 29 pods where 20 were right.
+//! - **Two layers before a handler.** With five layers of middleware a read took 27 microseconds of the adapter, with two and
+//!   with headers that are borrowed 18, of which the answer itself is 4: it is encoded when first read and kept until the policy
+//!   is decided anew.
+//! - **The store packs its points.** A pod of 27 series took 13,763 bytes for 100 s at 5 s; with times kept once per batch and
+//!   values as differences it takes 3,787, bit for bit the same values.
 //! - **The quantile without load is interpolated by the bucket's mean.** Plain interpolation reads a constant 101 ms in a
 //!   bucket of 100 to 250 ms as 242 ms, over a target of 150 ms that the service meets.
 
