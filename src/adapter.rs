@@ -41,7 +41,6 @@ mod tests;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use axum::response::Response;
 use axum::routing::get;
@@ -202,52 +201,54 @@ async fn external(
     State(external): State<Arc<ExternalMetrics>>,
     request: Request,
 ) -> Result<Response, ApiStatus> {
-    let (request, info) = authorised(request)?;
-    let resource = info.resource.as_ref().filter(|resource| resource.name.is_empty());
-    let resource = resource.ok_or_else(ApiStatus::no_such_path)?;
-    let encoding = encoding(&info.verb, &request.headers)?;
-    let (namespace, metric) = (&resource.namespace, &resource.resource);
-    let list = external.list(namespace, metric, &info.label_selector, encoding)?;
-    Ok(compressed(&request.headers, status::body_response(encoding, list)).await)
+    answered(request, |info, headers| {
+        let resource = info.resource.as_ref().filter(|resource| resource.name.is_empty());
+        let resource = resource.ok_or_else(ApiStatus::no_such_path)?;
+        let encoding = encoding(headers)?;
+        let (namespace, metric) = (&resource.namespace, &resource.resource);
+        let list = external.list(namespace, metric, &info.label_selector, encoding)?;
+        Ok(status::body_response(encoding, list))
+    })
+    .await
 }
 
 async fn custom(
     State(custom): State<Arc<CustomMetrics>>,
     request: Request,
 ) -> Result<Response, ApiStatus> {
-    let (request, info) = authorised(request)?;
-    let encoding = encoding(&info.verb, &request.headers)?;
-    let list = custom.list(&info, encoding)?;
-    Ok(compressed(&request.headers, status::body_response(encoding, list)).await)
+    answered(request, |info, headers| {
+        let encoding = encoding(headers)?;
+        Ok(status::body_response(encoding, custom.list(info, encoding)?))
+    })
+    .await
 }
 
 async fn resources(
     State(resources): State<Arc<ResourceMetrics>>,
     request: Request,
 ) -> Result<Response, ApiStatus> {
-    let (request, info) = authorised(request)?;
-    not_watched(&info.verb)?;
-    let answer = resources.answer(&info, accept(&request.headers))?;
+    answered(request, |info, headers| resources.answer(info, accept(headers))).await
+}
+
+/// Answers what was authorised: the path is not read again. Nothing of it can be watched.
+async fn answered(
+    request: Request,
+    answer: impl FnOnce(&RequestInfo, &HeaderMap) -> Result<Response, ApiStatus>,
+) -> Result<Response, ApiStatus> {
+    let (request, _) = request.into_parts();
+    let info = request.extensions.get::<Arc<RequestInfo>>().ok_or_else(ApiStatus::internal)?;
+    if info.verb == "watch" {
+        return Err(ApiStatus::method_not_allowed());
+    }
+    let answer = answer(info, &request.headers)?;
     Ok(compressed(&request.headers, answer).await)
 }
 
-/// What was authorised, which is what is answered: the path is not read again.
-fn authorised(request: Request) -> Result<(Parts, Arc<RequestInfo>), ApiStatus> {
-    let (parts, _) = request.into_parts();
-    let info = parts.extensions.get().cloned().ok_or_else(ApiStatus::internal)?;
-    Ok((parts, info))
-}
-
-fn encoding(verb: &str, headers: &HeaderMap) -> Result<Encoding, ApiStatus> {
-    not_watched(verb)?;
+fn encoding(headers: &HeaderMap) -> Result<Encoding, ApiStatus> {
     let encoding = Encoding::negotiate(accept(headers));
     encoding.map_err(|error| ApiStatus::not_acceptable(error.to_string()))
 }
 
 fn accept(headers: &HeaderMap) -> Option<&str> {
     headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok())
-}
-
-fn not_watched(verb: &str) -> Result<(), ApiStatus> {
-    if verb == "watch" { Err(ApiStatus::method_not_allowed()) } else { Ok(()) }
 }

@@ -265,14 +265,11 @@ impl IndexLoop {
         if let Some(rulings) = settled {
             let roster: Vec<_> = rulings.iter().map(|ruling| ruling.assignment.clone()).collect();
             // The first is sent even if it is empty: that there is no policy must be known, too.
-            let first = !std::mem::replace(&mut self.published, true);
-            self.roster.send_if_modified(|current| {
-                let changed = first || **current != roster;
-                if changed {
-                    *current = Arc::new(roster);
-                }
-                changed
-            });
+            if std::mem::replace(&mut self.published, true) {
+                send_changed(&self.roster, roster);
+            } else {
+                self.roster.send_replace(Arc::new(roster));
+            }
             self.rulings.send_replace(Arc::new(rulings));
         }
         self.listed.ready();

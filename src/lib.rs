@@ -128,6 +128,8 @@
 //! - **The quantile without load is interpolated by the bucket's mean.** Plain interpolation reads a constant 101 ms in a
 //!   bucket of 100 to 250 ms as 242 ms, over a target of 150 ms that the service meets.
 
+#[cfg(test)]
+mod held_docs;
 pub mod time;
 pub mod units;
 
@@ -148,6 +150,8 @@ pub mod policy;
 #[cfg(feature = "agent")]
 pub mod agent;
 
+#[cfg(all(test, feature = "adapter"))]
+mod kept_log;
 #[cfg(all(test, feature = "adapter"))]
 mod scripted_kubernetes;
 

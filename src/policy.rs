@@ -34,6 +34,8 @@ mod window;
 mod work_form;
 
 #[cfg(test)]
+mod example;
+#[cfg(test)]
 mod scenario;
 #[cfg(test)]
 mod simulation;

@@ -1,7 +1,7 @@
 //! The gate: who is asking, and may they.
 //!
 //! In: a request, with the certificate and address of its connection. Out: the request with its [`RequestInfo`] and
-//! [`Identity`], or 401, 403 or 503, and a line of the audit log. Never: an answer later than the deadline, a handler reached
+//! [`Identity`], or 401, 403 or 503, and a line of the audit log. Never: a judgement later than the deadline, a handler reached
 //! because of an error, and never all places taken by one user. The order is upstream's: who, audit, how many, may they
 //! (apiserver `pkg/server/config.go`, `DefaultBuildHandlerChain`).
 
@@ -33,7 +33,8 @@ use super::shares::{Share, Shares};
 use super::status::ApiStatus;
 use crate::telemetry::error_chain;
 
-/// For the whole of an answer. An adapter that hangs holds one of the HPA controller's few workers.
+/// For finding out who asks and whether they may, which may take the API server; a handler answers from memory. An adapter that
+/// hangs holds one of the HPA controller's few workers.
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The address that a connection came from.

@@ -19,7 +19,7 @@ use crate::policy::{
     Unserved,
 };
 use crate::quantity::Quantity;
-use crate::sample::Labels;
+use crate::sample::{Labels, Selector};
 use crate::time::{Clock, Now, Timestamp};
 
 /// Policies that an error names before it says "and N more".
@@ -45,9 +45,11 @@ impl Answers {
     pub(super) fn external(
         &self,
         place: usize,
-        make: impl FnOnce() -> Vec<ExternalAnswer>,
+        policy: &Policy,
+        decision: &Decision,
     ) -> &[ExternalAnswer] {
-        self.external[place].get_or_init(make)
+        let metric = external_metrics::METRICS[place].1;
+        self.external[place].get_or_init(|| external_metrics::answers(metric, policy, decision))
     }
 
     /// Those of all custom metrics.
@@ -214,6 +216,22 @@ pub(super) struct Failure {
     pub(super) why: Unserved,
 }
 
+/// The selector in a parameter of the query.
+///
+/// # Errors
+/// 400 if it is malformed.
+pub(super) fn selector(parameter: &str, text: &str) -> Result<Selector, ApiStatus> {
+    Selector::parse(text)
+        .map_err(|error| ApiStatus::bad_request(format!("{parameter} {text:?}: {error}")))
+}
+
+/// 404 for a namespace without any policy.
+pub(super) fn no_policy(namespace: &str, about: Details) -> ApiStatus {
+    let metric = &about.kind;
+    let message = format!("{metric}: there is no ScalingPolicy in namespace {namespace:?}");
+    ApiStatus::not_found(message).about(about)
+}
+
 /// 503, naming every policy that failed, up to a number.
 pub(super) fn unserved(namespace: &str, about: Details, mut failures: Vec<Failure>) -> ApiStatus {
     let more = failures.len().saturating_sub(POLICIES_NAMED);
@@ -252,38 +270,14 @@ pub(super) fn policies_named(policies: &Namespace) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{Coverage, DescribedObject, Learned, PolicyId};
+    use crate::policy::PolicyId;
     use crate::time::Moment;
 
     /// The decision stands for 20 s; `check(age, expected message)`.
     fn check(age: Duration, expected: Option<&str>) {
         let decided = Moment::after_start(Duration::from_secs(100));
-        let decision = Decision {
-            policy: PolicyId { namespace: "shop".into(), name: "checkout".into() },
-            target: DescribedObject {
-                api_version: "apps/v1".into(),
-                kind: "Deployment".into(),
-                resource: "deployments".into(),
-                namespace: Some("shop".into()),
-                name: "checkout".into(),
-            },
-            generation: 1,
-            decided,
-            stale_after: Duration::from_secs(20),
-            sampled_at: Timestamp::from_millis(1_790_000_000_999),
-            window: Duration::from_secs(30),
-            demand: Ok(1.0),
-            driver: None,
-            signals: Vec::new(),
-            coverage: Coverage::default(),
-            totals: Vec::new(),
-            quantiles: Vec::new(),
-            pods: Vec::new(),
-            objects: Vec::new(),
-            left_out: Vec::new(),
-            findings: Vec::new(),
-            learned: Learned::default(),
-        };
+        let id = PolicyId { namespace: "shop".into(), name: "checkout".into() };
+        let decision = Decision::example(id, decided);
         let now = Now { monotonic: decided + age, wall: Timestamp::default() };
         let message = fresh(&decision, now).err().map(|why| why.message);
         assert_eq!(message.as_deref(), expected, "{age:?}");

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::answers::{
     Answers, CustomAnswer, CustomAnswers, Failure, Metrics, Reading, Wanted, decided, fresh,
-    labels, policies_named, unserved,
+    labels, no_policy, policies_named, selector, unserved,
 };
 use super::request_info::RequestInfo;
 use super::status::{ApiStatus, Details};
@@ -81,11 +81,7 @@ impl CustomMetrics {
             ..Details::default()
         };
         let Some(policies) = self.0.board.namespace(asked.namespace) else {
-            let message = format!(
-                "{}: there is no ScalingPolicy in namespace {:?}",
-                asked.metric, asked.namespace
-            );
-            return Err(ApiStatus::not_found(message).about(about()));
+            return Err(no_policy(asked.namespace, about()));
         };
         let mut picked = Picked::default();
         policies.iter().for_each(|entry| self.pick(&asked, entry, &mut picked));
@@ -136,7 +132,7 @@ impl CustomMetrics {
 
     fn pick(&self, asked: &Asked<'_>, entry: &Entry, picked: &mut Picked) {
         let name = &entry.id.name;
-        if !asked.metrics.matches(&labels(name, &[])) {
+        if !asked.metrics.is_empty() && !asked.metrics.matches(&labels(name, &[])) {
             return;
         }
         let failed = |why| Failure { policy: name.clone(), why };
@@ -238,11 +234,6 @@ fn no_root_scoped() -> ApiStatus {
     ApiStatus::not_found(
         "no metric of an object outside of namespaces is served; that of a namespace is at namespaces/NAMESPACE/metrics/METRIC",
     )
-}
-
-fn selector(parameter: &str, text: &str) -> Result<Selector, ApiStatus> {
-    Selector::parse(text)
-        .map_err(|error| ApiStatus::bad_request(format!("{parameter} {text:?}: {error}")))
 }
 
 /// All answers of a decided policy.

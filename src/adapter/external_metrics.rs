@@ -7,8 +7,8 @@
 use bytes::Bytes;
 
 use super::answers::{
-    Answers, ExternalAnswer, Failure, Metrics, Reading, decided, fresh, labels, policies_named,
-    unserved,
+    self, Answers, ExternalAnswer, Failure, Metrics, Reading, decided, fresh, labels,
+    policies_named, unserved,
 };
 use super::status::{ApiStatus, Details};
 use super::trace;
@@ -98,9 +98,7 @@ impl ExternalMetrics {
     ) -> Result<Bytes, ApiStatus> {
         let asked = Asked {
             metric: Metric::named(metric).ok_or_else(|| unknown_metric(metric))?,
-            picks: Selector::parse(selector).map_err(|error| {
-                ApiStatus::bad_request(format!("labelSelector {selector:?}: {error}"))
-            })?,
+            picks: answers::selector("labelSelector", selector)?,
             encoding,
             now: self.0.clock.now(),
         };
@@ -146,10 +144,10 @@ impl ExternalMetrics {
                 return;
             }
         };
-        let (place, metric) = asked.metric;
+        let (place, _) = asked.metric;
         standing.made(|answers: &Answers| {
-            let answers = answers.external(place, || made(metric, name, policy, decision));
-            for answer in answers.iter().filter(|answer| asked.picks.matches(&answer.labels)) {
+            let answers = answers.external(place, policy, decision).iter();
+            for answer in answers.filter(|answer| asked.picks.matches(&answer.labels)) {
                 match fresh(decision, asked.now)
                     .and(answer.value.as_ref().copied().map_err(Unserved::clone))
                 {
@@ -168,10 +166,8 @@ impl ExternalMetrics {
     }
 
     fn nothing_picked(&self, namespace: &str, metric: &str, selector: &str) -> ApiStatus {
-        let policies = self.0.board.namespace(namespace);
-        let Some(policies) = policies else {
-            let message = format!("{metric}: there is no ScalingPolicy in namespace {namespace:?}");
-            return ApiStatus::not_found(message).about(details(metric));
+        let Some(policies) = self.0.board.namespace(namespace) else {
+            return answers::no_policy(namespace, details(metric));
         };
         let known = policies_named(&policies);
         let what = match selector.trim() {
@@ -185,10 +181,10 @@ impl ExternalMetrics {
 }
 
 /// All answers of a decided policy to a metric.
-fn made(metric: Metric, name: &str, policy: &Policy, decision: &Decision) -> Vec<ExternalAnswer> {
+pub(super) fn answers(metric: Metric, policy: &Policy, decision: &Decision) -> Vec<ExternalAnswer> {
     let answer = |(own, value): (OwnLabels, Result<f64, Unserved>)| {
         let reading = |value| Reading::new(value, decision.sampled_at, decision.window);
-        ExternalAnswer::new(labels(name, &own), value.and_then(reading))
+        ExternalAnswer::new(labels(&policy.id.name, &own), value.and_then(reading))
     };
     readings(metric, policy, decision).into_iter().map(answer).collect()
 }

@@ -11,14 +11,13 @@ use std::sync::Arc;
 use axum::response::Response;
 use bytes::Bytes;
 
-use super::answers::{Metrics, decided, fresh};
+use super::answers::{Metrics, decided, fresh, selector};
 use super::request_info::RequestInfo;
 use super::status::{ApiStatus, Details, body_response};
 use super::wire::{self, Encoding, Form, PodMetricsItem, PodMetricsVersion};
 use crate::policy::{PodReading, PodUsage};
 use crate::quantity::Quantity;
 use crate::sample::Selector;
-use crate::time::Timestamp;
 use crate::units::Measure;
 
 /// The API group.
@@ -52,9 +51,7 @@ impl ResourceMetrics {
                 "" => field_selected(&info.field_selector)?,
                 name => Some(name),
             },
-            labels: Selector::parse(&info.label_selector).map_err(|error| {
-                ApiStatus::bad_request(format!("labelSelector {:?}: {error}", info.label_selector))
-            })?,
+            labels: selector("labelSelector", &info.label_selector)?,
         };
         let rows = self.rows(&picks, form);
         let one = !resource.name.is_empty();
@@ -127,7 +124,7 @@ fn encoded(namespace: &str, pod: &PodReading, usage: &PodUsage, form: Form) -> B
         namespace,
         name: &pod.name,
         labels: &pod.labels,
-        timestamp: Timestamp::clone(&pod.sampled_at),
+        timestamp: pod.sampled_at,
         window: *window,
         containers: &[(container, quantity(cpu.get()), quantity(memory.get()))],
     };

@@ -34,12 +34,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::policy::{
-    Coverage, Decision, DescribedObject, Endpoint, EntryState, Learned, Policy, PolicyId, Port,
-    Scheme, TargetRef, Unserved,
-};
+use crate::policy::{Coverage, Decision, DescribedObject, EntryState, Policy, PolicyId, Unserved};
 use crate::time::{Moment, Timestamp};
-use crate::units::{Measure, Ratio};
+use crate::units::Measure;
 
 /// The name in the serving certificate, as the aggregator verifies it.
 const SERVICE: &str = "headroom-adapter.headroom-system.svc";
@@ -356,7 +353,7 @@ impl Running {
     }
 
     fn publish(&self, id: &PolicyId, decision: Decision) {
-        let policy = Arc::new(policy(id.clone()));
+        let policy = Arc::new(Policy::example(id.clone()));
         self.board.publish(id, EntryState::Decided { policy, decision: Arc::new(decision) });
     }
 
@@ -386,60 +383,9 @@ fn unserved(message: &str) -> Unserved {
     Unserved { reason: "Missing", message: message.to_owned() }
 }
 
-fn policy(id: PolicyId) -> Policy {
-    Policy {
-        target: TargetRef {
-            api_version: "apps/v1".into(),
-            kind: "Deployment".into(),
-            name: id.name.clone(),
-        },
-        id,
-        generation: 1,
-        endpoint: Endpoint {
-            port: Port::Number(9469),
-            path: "/metrics".into(),
-            scheme: Scheme::Http,
-            interval: Duration::from_secs(5),
-        },
-        window: Duration::from_secs(30),
-        stale_after: Duration::from_secs(20),
-        start_grace: Duration::from_secs(30),
-        coverage_floor: Ratio::new(0.6).expect("a ratio"),
-        signals: Vec::new(),
-        min_replicas: None,
-        wants_usage: false,
-        max_replicas: None,
-        learned: Learned::default(),
-    }
-}
-
 fn decision(id: &PolicyId, decided: Moment, demand: Result<f64, Unserved>) -> Decision {
-    Decision {
-        policy: id.clone(),
-        target: DescribedObject {
-            api_version: "apps/v1".into(),
-            kind: "Deployment".into(),
-            resource: "deployments".into(),
-            namespace: Some("shop".into()),
-            name: "checkout".into(),
-        },
-        generation: 1,
-        decided,
-        stale_after: Duration::from_secs(20),
-        sampled_at: Timestamp::from_millis(1_790_000_000_999),
-        window: Duration::from_secs(30),
-        demand,
-        driver: None,
-        signals: Vec::new(),
-        coverage: Coverage { matched: 3, reporting: 3, expected: 3 },
-        totals: Vec::new(),
-        quantiles: Vec::new(),
-        pods: Vec::new(),
-        objects: Vec::new(),
-        left_out: Vec::new(),
-        findings: Vec::new(),
-        learned: Learned::default(),
-    }
+    let coverage = Coverage { matched: 3, reporting: 3, expected: 3 };
+    Decision { demand, coverage, ..Decision::example(id.clone(), decided) }
 }
 
 /// One client of the server.

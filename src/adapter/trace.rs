@@ -83,35 +83,18 @@ fn identifier<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
-    use std::sync::Arc;
-
     use axum::body::Body;
     use futures::FutureExt as _;
-    use parking_lot::Mutex;
     use serde_json::Value;
     use tracing::Instrument as _;
 
     use super::*;
+    use crate::kept_log::KeptLog;
     use crate::policy::Unserved;
-
-    #[derive(Clone, Default)]
-    struct Log(Arc<Mutex<Vec<u8>>>);
-
-    impl io::Write for Log {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
 
     /// The lines that a request with these headers leaves.
     fn lines(level: Level, headers: &[(&str, &str)]) -> Vec<Value> {
-        let log = Log::default();
+        let log = KeptLog::default();
         let writer = log.clone();
         let subscriber = tracing_subscriber::fmt()
             .json()
@@ -137,7 +120,7 @@ mod tests {
             answered(&span, StatusCode::SERVICE_UNAVAILABLE);
             span.in_scope(|| debug!("answered a request"));
         });
-        let text = String::from_utf8(log.0.lock().clone()).expect("logs are UTF-8");
+        let text = log.text();
         text.lines().map(|line| serde_json::from_str(line).expect("a line is JSON")).collect()
     }
 

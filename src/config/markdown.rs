@@ -8,7 +8,7 @@ use super::keys::{Change, KEYS, Kind, Program};
 
 const INTRODUCTION: &str = "# Configuration
 
-<!-- Written from the table in src/config/keys.rs: HEADROOM_WRITE_DOCS=1 cargo test --lib config:: -->
+<!-- Written from the table in src/config/keys.rs: HEADROOM_UPDATE_DOCS=1 cargo test --lib config:: -->
 
 `headroom agent` (the sidecar) and `headroom adapter` read the same file, each its own section. The file is YAML; give its path
 with `--config` or `HEADROOM_CONFIG`. In a cluster it is a ConfigMap mounted as a directory (not with `subPath`, which is never
@@ -89,17 +89,10 @@ fn binary(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::held_docs;
 
     #[test]
     fn the_document_is_the_table() {
-        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/configuration.md");
-        if std::env::var_os("HEADROOM_WRITE_DOCS").is_some() {
-            std::fs::write(file, markdown()).expect("the document can be written");
-        }
-        let written = std::fs::read_to_string(file).expect("docs/configuration.md exists");
-        assert!(
-            written == markdown(),
-            "write it anew: HEADROOM_WRITE_DOCS=1 cargo test --lib config::"
-        );
+        held_docs::hold("docs/configuration.md", &markdown(), "config::");
     }
 }

@@ -1,14 +1,11 @@
 //! Writes the table of docs/conformance.md from the cases, and holds it.
 
 use std::fmt::Write as _;
-use std::fs;
-use std::path::Path;
 
 use super::GROUPS;
 use super::case::Check;
+use crate::held_docs;
 
-/// Set to write the table instead of comparing it.
-const UPDATE: &str = "HEADROOM_UPDATE_DOCS";
 /// The table begins here, and goes on to the end.
 const HEADING: &str = "## The cases\n";
 
@@ -56,16 +53,7 @@ fn cases_are_numbered_from_1_to_60_and_fit_their_line() {
 
 #[test]
 fn the_table_in_the_repository_is_the_code_s() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/conformance.md");
-    let found = fs::read_to_string(&path).expect("docs/conformance.md is there");
-    let (before, _) = found.split_once(HEADING).expect("docs/conformance.md has the heading");
-    let expected = format!("{before}{}", table());
-    if std::env::var_os(UPDATE).is_some() {
-        fs::write(&path, &expected).expect("docs/conformance.md can be written");
-        return;
-    }
-    assert!(
-        found == expected,
-        "docs/conformance.md is old; {UPDATE}=1 cargo test --lib conformance"
-    );
+    let document = held_docs::read("docs/conformance.md");
+    let (before, _) = document.split_once(HEADING).expect("docs/conformance.md has the heading");
+    held_docs::hold("docs/conformance.md", &format!("{before}{}", table()), "conformance");
 }

@@ -273,12 +273,9 @@ pub(super) mod tests {
 
     use super::*;
     use crate::controller::index::SeenPolicy;
-    use crate::policy::{
-        Coverage, DescribedObject, Endpoint, PolicyId, Port, Scheme, Signal, SignalKind, TargetRef,
-        Threshold,
-    };
+    use crate::policy::{Coverage, PolicyId, Signal, SignalKind, Threshold};
     use crate::time::Moment;
-    use crate::units::{Ratio, TaskCount};
+    use crate::units::TaskCount;
 
     pub(in crate::controller) fn id() -> PolicyId {
         PolicyId { namespace: "shop".into(), name: "checkout".into() }
@@ -287,32 +284,13 @@ pub(super) mod tests {
     pub(in crate::controller) fn policy() -> Arc<Policy> {
         let threshold = Threshold::<TaskCount>::new(100.0).expect("positive");
         Arc::new(Policy {
-            id: id(),
             generation: 3,
-            target: TargetRef {
-                api_version: "apps/v1".into(),
-                kind: "Deployment".into(),
-                name: "checkout".into(),
-            },
-            endpoint: Endpoint {
-                port: Port::Number(9469),
-                path: "/metrics".into(),
-                scheme: Scheme::Http,
-                interval: Duration::from_secs(5),
-            },
-            window: Duration::from_secs(30),
-            stale_after: Duration::from_secs(20),
-            start_grace: Duration::from_secs(30),
-            coverage_floor: Ratio::new(0.6).expect("a ratio"),
             signals: vec![Signal {
                 name: "tasks".into(),
                 kind: SignalKind::Tasks(threshold),
                 base: None,
             }],
-            min_replicas: None,
-            wants_usage: false,
-            max_replicas: None,
-            learned: Learned::default(),
+            ..Policy::example(id())
         })
     }
 
@@ -334,19 +312,8 @@ pub(super) mod tests {
 
     pub(in crate::controller) fn decision(change: impl FnOnce(&mut Decision)) -> EntryState {
         let mut decision = Decision {
-            policy: id(),
-            target: DescribedObject {
-                api_version: "apps/v1".into(),
-                kind: "Deployment".into(),
-                resource: "deployments".into(),
-                namespace: Some("shop".into()),
-                name: "checkout".into(),
-            },
             generation: 3,
-            decided: Moment::after_start(Duration::from_secs(100)),
-            stale_after: Duration::from_secs(20),
             sampled_at: Timestamp::default(),
-            window: Duration::from_secs(30),
             demand: Ok(3.456),
             driver: Some("tasks".into()),
             signals: vec![SignalDecision {
@@ -359,13 +326,7 @@ pub(super) mod tests {
                 formula: "345.6 / 100".to_owned(),
             }],
             coverage: Coverage { matched: 4, reporting: 4, expected: 4 },
-            totals: Vec::new(),
-            quantiles: Vec::new(),
-            pods: Vec::new(),
-            objects: Vec::new(),
-            left_out: Vec::new(),
-            findings: Vec::new(),
-            learned: Learned::default(),
+            ..Decision::example(id(), Moment::after_start(Duration::from_secs(100)))
         };
         change(&mut decision);
         EntryState::Decided { policy: policy(), decision: Arc::new(decision) }

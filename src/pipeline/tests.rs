@@ -11,8 +11,7 @@ use std::sync::Barrier;
 
 use super::*;
 use crate::policy::{
-    Decision, Endpoint, Learned, LeftOutReason, Pod, Policy, Port, Scheme, Signal, SignalKind,
-    TargetRef, Threshold, Workload,
+    Decision, Endpoint, LeftOutReason, Pod, Policy, Signal, SignalKind, Threshold, Workload,
 };
 use crate::sample::{CollectFailure, EndpointKey, Labels, MetricName, PodKey, Sample, SeriesKey};
 use crate::sources::{ScrapeSetup, Scraper, Target};
@@ -206,29 +205,17 @@ fn batch(clock: Clock, pod: &str, outcome: Result<f64, CollectFailure>) -> Batch
 /// Tasks with a threshold of 100 per pod; stale after `stale_after`.
 fn policy(name: &str, stale_after: Duration) -> Arc<Policy> {
     let kind = SignalKind::Tasks(Threshold::new(100.0).expect("it is more than zero"));
+    let example = Policy::example(id(name));
     Arc::new(Policy {
-        id: id(name),
-        generation: 1,
-        target: TargetRef {
-            api_version: "apps/v1".into(),
-            kind: "Deployment".into(),
-            name: name.into(),
-        },
-        endpoint: Endpoint {
-            port: Port::Number(9469),
-            path: "/metrics".into(),
-            scheme: Scheme::Http,
-            interval: SECOND,
-        },
+        endpoint: Endpoint { interval: SECOND, ..example.endpoint.clone() },
         window: 2 * SECOND,
         stale_after,
         start_grace: SECOND,
         coverage_floor: Ratio::new(0.5).expect("it is a ratio"),
         signals: vec![Signal { name: "tasks".into(), kind, base: Some(0.0) }],
         min_replicas: Some(1),
-        wants_usage: false,
         max_replicas: Some(9),
-        learned: Learned::default(),
+        ..example
     })
 }
 

@@ -9,7 +9,7 @@ use crate::sample::{
 };
 use crate::store::{Limits, Store};
 use crate::time::{Moment, Now, Timestamp};
-use crate::units::{Measure, Ratio};
+use crate::units::Measure;
 
 /// The labels of a series.
 pub(super) type LabelPairs<'a> = &'a [(&'a str, &'a str)];
@@ -54,29 +54,12 @@ pub(super) fn metric(name: &str, aggregate: Aggregate, per_pod: f64) -> Signal {
 
 /// Window 15 s, scraped every 5 s, stale after 20 s.
 pub(super) fn policy(signals: Vec<Signal>) -> Policy {
+    let id = PolicyId { namespace: "shop".into(), name: "checkout".into() };
     Policy {
-        id: PolicyId { namespace: "shop".into(), name: "checkout".into() },
-        generation: 1,
-        target: TargetRef {
-            api_version: "apps/v1".into(),
-            kind: "Deployment".into(),
-            name: "checkout".into(),
-        },
-        endpoint: Endpoint {
-            port: Port::Number(9469),
-            path: "/metrics".into(),
-            scheme: Scheme::Http,
-            interval: Duration::from_secs(5),
-        },
         window: Duration::from_secs(15),
-        stale_after: Duration::from_secs(20),
-        start_grace: Duration::from_secs(30),
-        coverage_floor: Ratio::new(0.6).expect("a share"),
         signals,
         min_replicas: Some(1),
-        wants_usage: false,
-        max_replicas: None,
-        learned: Learned::default(),
+        ..Policy::example(id)
     }
 }
 

@@ -10,8 +10,8 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 /// Rooms from the bottom up. Rooms of one layer never import one another.
 const LAYERS: &[&[&str]] = &[
-    &["units", "quantity", "time"],
-    &["sample", "config", "telemetry", "probes", "resilience", "scripted_kubernetes"],
+    &["units", "quantity", "time", "held_docs"],
+    &["sample", "config", "telemetry", "probes", "resilience", "scripted_kubernetes", "kept_log"],
     &["signals"],
     &["store", "pprof"],
     &["policy"],

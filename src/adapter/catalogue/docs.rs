@@ -2,14 +2,10 @@
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
-use std::fs;
-use std::path::Path;
 
 use super::{CATALOGUE, OwnFamily, Values};
+use crate::held_docs;
 use crate::signals::FamilyKind;
-
-/// Set to write the file instead of comparing it.
-const UPDATE: &str = "HEADROOM_UPDATE_DOCS";
 
 const INTRODUCTION: &str = "\
 # Metrics of the adapter
@@ -143,13 +139,5 @@ fn names_are_unique_in_one_table_and_follow_prometheus() {
 
 #[test]
 fn the_docs_in_the_repository_are_the_catalogue_s() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/adapter-metrics.md");
-    if std::env::var_os(UPDATE).is_some() {
-        fs::write(&path, markdown()).expect("docs/adapter-metrics.md can be written");
-    }
-    let found = fs::read_to_string(&path).expect("docs/adapter-metrics.md is there");
-    assert!(
-        found == markdown(),
-        "docs/adapter-metrics.md is old; {UPDATE}=1 cargo test --lib catalogue"
-    );
+    held_docs::hold("docs/adapter-metrics.md", &markdown(), "catalogue");
 }

@@ -1,33 +1,21 @@
 //! The log of who asked for what.
 
-use std::io;
-
 use tracing_subscriber::EnvFilter;
 
 use super::*;
+use crate::kept_log::KeptLog;
 
 const PATH: &str = "/apis/external.metrics.k8s.io/v1beta1/namespaces/shop/headroom_demand";
 
 /// What this thread logs from now on, and with it the server that runs on it.
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
+struct Log(KeptLog);
 
 impl Log {
     /// The log, and what ends its keeping. Everything of this crate is in it, whatever its level.
     fn keep() -> (Self, tracing::subscriber::DefaultGuard) {
         let log = Self::default();
-        let writer = log.clone();
+        let writer = log.0.clone();
         let subscriber = tracing_subscriber::fmt()
             .json()
             .flatten_event(true)
@@ -37,13 +25,9 @@ impl Log {
         (log, tracing::subscriber::set_default(subscriber))
     }
 
-    fn text(&self) -> String {
-        String::from_utf8(self.0.lock().clone()).expect("the log is text")
-    }
-
     /// The lines of the audit log, without their time and how long the request took.
     fn lines(&self) -> Vec<Value> {
-        let text = self.text();
+        let text = self.0.text();
         let all = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON lines"));
         let mut lines: Vec<Value> = all.filter(|line| line["target"] == "audit").collect();
         for line in &mut lines {
@@ -127,7 +111,7 @@ async fn no_log_holds_a_token_or_a_control_character_of_a_stranger() {
     }
     let long = "u".repeat(5_000);
     server.proxy().get(PATH, &[("x-remote-user", &long)]).await;
-    let text = log.text();
+    let text = log.0.text();
     assert!(!text.contains("s3cret") && !text.contains("Bearer"), "{text}");
     let lines = log.lines();
     assert_eq!(lines.len(), 5, "{lines:?}");

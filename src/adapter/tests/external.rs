@@ -7,7 +7,7 @@ use crate::policy::{
     LeftOut, LeftOutReason, Quantile, Signal, SignalDecision, SignalKind, Threshold, Total,
     TotalKind,
 };
-use crate::units::TaskCount;
+use crate::units::{Ratio, TaskCount};
 
 fn signal(name: &str, demand: Result<f64, Unserved>) -> SignalDecision {
     SignalDecision {
@@ -382,7 +382,7 @@ async fn totals_are_served_in_their_own_unit_and_never_in_part() {
 async fn a_total_whose_signal_is_missing_is_an_error_not_an_absence() {
     let server = Running::start().await;
     let id = id("shop", "checkout");
-    let mut policy = policy(id.clone());
+    let mut policy = Policy::example(id.clone());
     policy.signals = vec![Signal {
         name: "tasks".into(),
         kind: SignalKind::Tasks(Threshold::<TaskCount>::new(5000.0).expect("more than zero")),

@@ -16,8 +16,7 @@ use crate::adapter::self_signed;
 use crate::cli::{Cli, Command};
 use crate::controller::families_of_a_follower;
 use crate::policy::{
-    Endpoint, Learned, Pod, Policy, PolicyId, Port, Scheme, Signal, SignalKind, TargetRef,
-    Threshold, Workload,
+    Endpoint, Pod, Policy, PolicyId, Port, Signal, SignalKind, Threshold, Workload,
 };
 use crate::sample::{Labels, PodKey};
 use crate::signals::{FamilyKind, catalogue as signals};
@@ -47,23 +46,15 @@ fn tasks() -> Signal {
 /// A policy of two pods: one that answers, one that cannot be reached.
 fn active(name: &str, address: SocketAddr) -> Assignment {
     let threshold = Threshold::new(1e9).expect("it is not 0");
+    let example = Policy::example(id(name));
     let policy = Policy {
-        id: id(name),
-        generation: 1,
-        target: TargetRef {
-            api_version: "apps/v1".into(),
-            kind: "Deployment".into(),
-            name: name.into(),
-        },
         endpoint: Endpoint {
             port: Port::Number(address.port()),
-            path: "/metrics".into(),
-            scheme: Scheme::Http,
             // The second sample comes well after every part has started.
             interval: Duration::from_secs(2),
+            ..example.endpoint.clone()
         },
         window: Duration::from_secs(5),
-        stale_after: Duration::from_secs(20),
         start_grace: Duration::ZERO,
         coverage_floor: Ratio::new(0.5).expect("a ratio"),
         signals: vec![
@@ -72,9 +63,8 @@ fn active(name: &str, address: SocketAddr) -> Assignment {
             Signal { name: "heap".into(), kind: SignalKind::Heap(threshold), base: None },
         ],
         min_replicas: Some(1),
-        wants_usage: false,
         max_replicas: Some(9),
-        learned: Learned::default(),
+        ..example
     };
     let pod = |name: &str, ip: [u8; 4]| Pod {
         key: PodKey(name.into()),

@@ -29,12 +29,11 @@ use crate::conformance::Options;
 use crate::conformance::authorities::{Authority, PROXY_NAME};
 use crate::conformance::fixture::{self, Fixture, Names, Object, Reader, Series, Staged};
 use crate::policy::{
-    Board, Coverage, Decision, DescribedObject, Endpoint, EntryState, Learned, ObjectReading,
-    POLICY_LABEL, PodReading, Policy, PolicyId, Port, Scheme, SignalDecision, TargetRef, Unserved,
+    Board, Coverage, Decision, DescribedObject, EntryState, ObjectReading, POLICY_LABEL,
+    PodReading, Policy, PolicyId, SignalDecision, TargetRef, Unserved,
 };
 use crate::probes::Progress;
 use crate::time::{Clock, Moment, Now, Timestamp};
-use crate::units::{Measure as _, Ratio};
 
 const METRIC: &str = "headroom_signal_demand";
 const SIGNAL_LABEL: &str = "signal";
@@ -267,48 +266,22 @@ fn object(
 fn decision(fixture: &Fixture, policy: &str, now: Now, age: Duration) -> Decision {
     let namespace = &*fixture.namespace;
     let sampled = now.wall.as_millis() - i64::try_from(age.as_millis()).expect("a short time");
+    let id = PolicyId { namespace: namespace.into(), name: policy.into() };
+    let decided = Moment::after_start(now.monotonic.since(Moment::default()).saturating_sub(age));
     Decision {
-        policy: PolicyId { namespace: namespace.into(), name: policy.into() },
-        target: object("apps/v1", "Deployment", "deployments", Some(namespace), policy),
-        generation: 1,
-        decided: Moment::after_start(now.monotonic.since(Moment::default()).saturating_sub(age)),
         stale_after: Duration::from_secs(fixture.stale_after_seconds),
         sampled_at: Timestamp::from_millis(sampled),
-        window: Duration::from_secs(30),
         demand: Err(Unserved { reason: "SignalMissing", message: "not asked for".to_owned() }),
-        driver: None,
-        signals: Vec::new(),
-        coverage: Coverage::default(),
-        totals: Vec::new(),
-        quantiles: Vec::new(),
-        pods: Vec::new(),
-        objects: Vec::new(),
-        left_out: Vec::new(),
-        findings: Vec::new(),
-        learned: Learned::default(),
+        ..Decision::example(id, decided)
     }
 }
 
 fn policy(decision: &Decision) -> Policy {
     let DescribedObject { api_version, kind, name, .. } = decision.target.clone();
     Policy {
-        id: decision.policy.clone(),
-        generation: 1,
         target: TargetRef { api_version, kind, name },
-        endpoint: Endpoint {
-            port: Port::Number(9469),
-            path: "/metrics".into(),
-            scheme: Scheme::Http,
-            interval: Duration::from_secs(5),
-        },
         window: decision.window,
         stale_after: decision.stale_after,
-        start_grace: Duration::from_secs(30),
-        coverage_floor: Ratio::new(0.6).expect("a ratio"),
-        signals: Vec::new(),
-        min_replicas: None,
-        wants_usage: false,
-        max_replicas: None,
-        learned: Learned::default(),
+        ..Policy::example(decision.policy.clone())
     }
 }

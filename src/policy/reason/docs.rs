@@ -6,9 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use super::{CATALOGUE, Place};
-
-/// Set to write the file instead of comparing it.
-const UPDATE: &str = "HEADROOM_UPDATE_DOCS";
+use crate::held_docs;
 
 const INTRODUCTION: &str = "\
 # Reasons
@@ -127,10 +125,5 @@ fn the_reasons_in_the_sources_are_those_of_the_catalogue() {
 
 #[test]
 fn the_docs_in_the_repository_are_the_catalogue_s() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reasons.md");
-    if std::env::var_os(UPDATE).is_some() {
-        fs::write(&path, markdown()).expect("docs/reasons.md can be written");
-    }
-    let found = fs::read_to_string(&path).expect("docs/reasons.md is there");
-    assert!(found == markdown(), "docs/reasons.md is old; {UPDATE}=1 cargo test --lib reason");
+    held_docs::hold("docs/reasons.md", &markdown(), "reason");
 }

@@ -1,14 +1,10 @@
 //! Generates docs/signals.md from the catalogue and its notes, and holds it.
 
 use std::fmt::Write as _;
-use std::fs;
-use std::path::Path;
 
 use super::notes::NOTES;
 use super::{CATALOGUE, Family, FamilyKind};
-
-/// Set to write the file instead of comparing it.
-const UPDATE: &str = "HEADROOM_UPDATE_DOCS";
+use crate::held_docs;
 
 /// Title and prefixes of the families of each table.
 const GROUPS: [(&str, &[&str]); 6] = [
@@ -116,11 +112,5 @@ fn every_family_is_in_one_table_of_the_docs() {
 
 #[test]
 fn the_docs_in_the_repository_are_the_catalogue_s() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/signals.md");
-    if std::env::var_os(UPDATE).is_some() {
-        fs::create_dir_all(path.parent().expect("a file has a parent")).expect("docs exists");
-        fs::write(&path, markdown()).expect("docs/signals.md can be written");
-    }
-    let found = fs::read_to_string(&path).expect("docs/signals.md is there");
-    assert!(found == markdown(), "docs/signals.md is old; {UPDATE}=1 cargo test --lib catalogue");
+    held_docs::hold("docs/signals.md", &markdown(), "catalogue");
 }
