@@ -6,68 +6,24 @@
 
 #![expect(clippy::print_stdout, reason = "a bench prints its figures")]
 
-use std::collections::BTreeMap;
+#[path = "support/aggregation.rs"]
+mod aggregation;
+
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aggregation::{FrontProxy, api_server};
 use axum::http::{HeaderMap, Method, Uri};
 use headroom::adapter::{
-    AccessReviews, Authentication, Authorization, ClientCaSettings, ClientCas, Delegated,
-    PeerCertificate, RequestInfo, Verdict,
+    AccessReviews, Authentication, Authorization, ClientCas, Delegated, PeerCertificate,
+    RequestInfo, Verdict,
 };
 use headroom::probes::Progress;
 use headroom::time::Clock;
-use http_body_util::BodyExt as _;
-use kube::client::Body;
-use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair,
-};
-use rustls::pki_types::CertificateDer;
 use tokio::time::Instant;
 
 const ROUNDS: u32 = 40;
-
-/// An API server that lets everyone do everything.
-fn client() -> kube::Client {
-    let service = tower::service_fn(|request: http::Request<Body>| async move {
-        let body = request.into_body().collect().await.map(http_body_util::Collected::to_bytes);
-        let mut review: serde_json::Value =
-            serde_json::from_slice(&body.unwrap_or_default()).unwrap_or_default();
-        review["status"] = serde_json::json!({"allowed": true});
-        let body = Body::from(review.to_string().into_bytes());
-        Ok::<_, std::convert::Infallible>(http::Response::new(body))
-    });
-    kube::Client::new(service, "default")
-}
-
-/// The front proxy's CA, and the certificate that it gave the front proxy.
-fn front_proxy() -> anyhow::Result<(String, CertificateDer<'static>)> {
-    let mut params = CertificateParams::default();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.distinguished_name.push(DnType::CommonName, "front-proxy-ca");
-    let ca = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
-    let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, "front-proxy-client");
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-    let leaf = params.signed_by(&KeyPair::generate()?, &ca)?;
-    Ok((ca.pem(), leaf.der().clone()))
-}
-
-fn settings(ca: &str) -> anyhow::Result<ClientCaSettings> {
-    let data: BTreeMap<String, String> = [
-        ("client-ca-file", ca),
-        ("requestheader-client-ca-file", ca),
-        ("requestheader-allowed-names", "[\"front-proxy-client\"]"),
-        ("requestheader-username-headers", "[\"X-Remote-User\"]"),
-        ("requestheader-group-headers", "[\"X-Remote-Group\"]"),
-        ("requestheader-extra-headers-prefix", "[\"X-Remote-Extra-\"]"),
-    ]
-    .map(|(key, value)| (key.to_owned(), value.to_owned()))
-    .into();
-    Ok(ClientCaSettings::from_config_map(&data)?)
-}
 
 /// What the aggregator passes on of a read by the HPA controller.
 fn headers() -> anyhow::Result<HeaderMap> {
@@ -115,12 +71,13 @@ async fn shown(
 }
 
 async fn measure() -> anyhow::Result<()> {
-    let (ca, leaf) = front_proxy()?;
+    let (proxy, _) = FrontProxy::new()?;
     let cas = Arc::new(ClientCas::new(Progress::new(Clock::start()).add_condition("CAs")));
-    cas.install(settings(&ca)?);
-    let peer = PeerCertificate::new(&[leaf]).ok_or_else(|| anyhow::anyhow!("no certificate"))?;
-    let authentication = Authentication::Delegated(Delegated::new(cas, client()));
-    let authorization = Authorization::Delegated(AccessReviews::new(client()));
+    cas.install(proxy.settings()?);
+    let peer = PeerCertificate::new(std::slice::from_ref(&proxy.certificate))
+        .ok_or_else(|| anyhow::anyhow!("no certificate"))?;
+    let authentication = Authentication::Delegated(Delegated::new(cas, api_server()));
+    let authorization = Authorization::Delegated(AccessReviews::new(api_server()));
     let headers = headers()?;
     let address = std::net::IpAddr::from([10, 0, 0, 1]);
     let uri: Uri = "/apis/external.metrics.k8s.io/v1beta1/namespaces/shop/headroom_demand?labelSelector=policy%3Dcheckout".parse()?;
@@ -144,7 +101,7 @@ async fn measure() -> anyhow::Result<()> {
         Ok(())
     })
     .await?;
-    let (one, other) = (Arc::new(settings(&ca)?), Arc::new(settings(&ca)?));
+    let (one, other) = (Arc::new(proxy.settings()?), Arc::new(proxy.settings()?));
     shown("to judge the certificate by both CAs anew, twice", 50, async || {
         black_box((peer.vouched(&one), peer.vouched(&other)));
         Ok(())

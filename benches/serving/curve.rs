@@ -8,7 +8,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::fleet::Fleet;
 use crate::ground::Ground;
-use crate::{demand_of, pods};
+use crate::{as_number, demand_of};
+
+/// One, so that as many policies as the store has places for can be shown.
+const PODS_PER_POLICY: usize = 1;
 
 /// One size's figures.
 struct Point {
@@ -36,7 +39,7 @@ pub(crate) fn draw(most: usize, seconds: Duration) -> Result<()> {
         println!(
             "{:>9} {:>9.0} {:>10.0} {:>10.0} {:>12.0} {:>13.1}",
             point.policies,
-            pods(point.policies),
+            as_number(point.policies * PODS_PER_POLICY),
             point.p50_micros,
             point.p99_micros,
             point.store_bytes_per_pod,
@@ -58,7 +61,7 @@ fn measured(policies: usize, seconds: Duration) -> Result<Point> {
     let shutdown = CancellationToken::new();
     let servers = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let (fleet, ground) = servers.block_on(async {
-        let fleet = Fleet::start(policies, &shutdown).await?;
+        let fleet = Fleet::start(policies, PODS_PER_POLICY, &shutdown).await?;
         let ground = Ground::start(&fleet, &shutdown).await?;
         // Until windows of a minute are full, bytes per pod only grow.
         tokio::time::sleep(Duration::from_secs(75)).await;
@@ -73,7 +76,7 @@ fn measured(policies: usize, seconds: Duration) -> Result<Point> {
         policies,
         p50_micros: run.p50.as_secs_f64() * 1e6,
         p99_micros: run.p99.as_secs_f64() * 1e6,
-        store_bytes_per_pod: store / pods(policies),
+        store_bytes_per_pod: store / as_number(policies * PODS_PER_POLICY),
         resident_mib,
     })
 }

@@ -1,4 +1,4 @@
-//! A fleet at work: policies with ten pods each, and a pipeline that is fed a batch of every pod each interval.
+//! A fleet at work: policies with some pods each, and a pipeline that is fed a batch of every pod each interval.
 //!
 //! Each batch has 5 gauges and counters and a histogram of 20 live buckets, as an agent serves them.
 
@@ -22,8 +22,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
+use crate::as_number;
+
 pub(crate) const NAMESPACE: &str = "fleet";
-pub(crate) const PODS_PER_POLICY: usize = 10;
 pub(crate) const INTERVAL: Duration = Duration::from_secs(5);
 const BUCKETS: u32 = 20;
 /// For every policy's first demand.
@@ -53,12 +54,16 @@ pub(crate) fn policy_name(index: usize) -> String {
 
 impl Fleet {
     /// Starts the pipeline and its feeder, and waits until every policy has a demand.
-    pub(crate) async fn start(policies: usize, shutdown: &CancellationToken) -> Result<Self> {
+    pub(crate) async fn start(
+        policies: usize,
+        pods_each: usize,
+        shutdown: &CancellationToken,
+    ) -> Result<Self> {
         let (clock, registry) = (Clock::start(), Registry::new());
         let progress = Progress::new(clock);
         let board = Arc::<Board>::default();
         let roster: Result<Vec<Assignment>> =
-            (0..policies).map(|index| assignment(clock, index)).collect();
+            (0..policies).map(|index| assignment(clock, index, pods_each)).collect();
         let (_roster, roster) = watch::channel(Arc::new(roster?));
         let (sender, batches) = mpsc::channel(4096);
         let setup = PipelineSetup {
@@ -71,7 +76,7 @@ impl Fleet {
             registry: &registry,
         };
         tokio::spawn(Pipeline::new(setup)?.run(shutdown.clone()));
-        tokio::spawn(feed(clock, policies * PODS_PER_POLICY, sender, shutdown.clone()));
+        tokio::spawn(feed(clock, policies * pods_each, sender, shutdown.clone()));
         let fleet = Self { board, clock, progress, registry, policies };
         let started = Instant::now();
         while let Some(why) = fleet.undecided() {
@@ -105,7 +110,7 @@ impl Fleet {
     }
 }
 
-fn assignment(clock: Clock, index: usize) -> Result<Assignment> {
+fn assignment(clock: Clock, index: usize, pods_each: usize) -> Result<Assignment> {
     let signal = |name: &str, kind| Signal { name: name.into(), kind, base: Some(0.0) };
     let name: Arc<str> = policy_name(index).into();
     let policy = Policy {
@@ -146,15 +151,13 @@ fn assignment(clock: Clock, index: usize) -> Result<Assignment> {
         wants_usage: false,
         max_replicas: None,
     };
-    let replicas = u32::try_from(PODS_PER_POLICY)?;
+    let replicas = u32::try_from(pods_each)?;
     let workload = Workload {
         spec_replicas: replicas,
         status_replicas: replicas,
         resource: "deployments".into(),
         described: std::collections::BTreeMap::new(),
-        pods: (0..PODS_PER_POLICY)
-            .map(|pod| self::pod(clock, &name, index * PODS_PER_POLICY + pod))
-            .collect(),
+        pods: (0..pods_each).map(|pod| self::pod(clock, &name, index * pods_each + pod)).collect(),
     };
     Ok(Assignment::Active { policy: Arc::new(policy), workload: Arc::new(workload) })
 }
@@ -191,8 +194,8 @@ async fn feed(clock: Clock, pods: usize, sender: mpsc::Sender<Batch>, shutdown: 
             _ = tick.tick() => {}
         }
         let due = started.elapsed().as_secs_f64() / INTERVAL.as_secs_f64();
-        let wanted = (due * pods_as_number(pods)).round();
-        while pods_as_number(sent) < wanted {
+        let wanted = (due * as_number(pods)).round();
+        while as_number(sent) < wanted {
             let batch =
                 names.batch(clock, sent % pods, u32::try_from(sent / pods).unwrap_or(u32::MAX));
             if sender.send(batch).await.is_err() {
@@ -201,10 +204,6 @@ async fn feed(clock: Clock, pods: usize, sender: mpsc::Sender<Batch>, shutdown: 
             sent += 1;
         }
     }
-}
-
-fn pods_as_number(pods: usize) -> f64 {
-    f64::from(u32::try_from(pods).unwrap_or(u32::MAX))
 }
 
 /// The series of every pod, made once.
@@ -259,7 +258,7 @@ impl Names {
             self.scalars.iter().zip(scalars).map(|(series, value)| sample(series, value)).collect();
         let mut count = 0.0;
         for (index, series) in self.buckets.iter().enumerate() {
-            count += round * pods_as_number(self.buckets.len() - index);
+            count += round * as_number(self.buckets.len() - index);
             samples.push(sample(series, count));
         }
         let [sum, total] = &self.sums;

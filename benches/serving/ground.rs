@@ -1,6 +1,5 @@
 //! Two servers in this process: the adapter over a fleet, and one whose every answer is the same bytes.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -9,25 +8,20 @@ use axum::Router;
 use axum::http::header;
 use axum::routing::get;
 use headroom::adapter::{
-    AccessReviews, Authentication, Authorization, ClientCaSettings, ClientCas, Delegated, Groups,
-    OwnMetrics, Server, ServingCertificate, self_signed,
+    AccessReviews, Authentication, Authorization, ClientCas, Delegated, Groups, OwnMetrics, Server,
+    ServingCertificate, self_signed,
 };
 use headroom::config::AuditLevel;
-use http_body_util::BodyExt as _;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
-use kube::client::Body;
-use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair,
-};
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::aggregation::{FrontProxy, api_server};
 use crate::aggregator::Aggregator;
 use crate::fleet::Fleet;
 
@@ -43,12 +37,12 @@ pub(crate) struct Ground {
 
 impl Ground {
     pub(crate) async fn start(fleet: &Fleet, shutdown: &CancellationToken) -> Result<Self> {
-        let (ca, client_chain, client_key) = front_proxy()?;
+        let (proxy, key) = FrontProxy::new()?;
         let serving = self_signed(&["localhost"])?;
         let certificate = Arc::new(ServingCertificate::new(fleet.progress.add_condition("TLS")));
         certificate.install(serving.certificate_pem.as_bytes(), serving.key_pem.as_bytes())?;
         let cas = Arc::new(ClientCas::new(fleet.progress.add_condition("client CAs")));
-        cas.install(settings(&ca)?);
+        cas.install(proxy.settings()?);
         let server = Server {
             groups: Groups::default(),
             board: fleet.board.clone(),
@@ -69,7 +63,8 @@ impl Ground {
         for ca in CertificateDer::pem_slice_iter(serving.ca_pem.as_bytes()) {
             roots.add(ca?)?;
         }
-        let client = Aggregator { roots, chain: client_chain, key: Arc::new(client_key) };
+        let key = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes())?;
+        let client = Aggregator { roots, chain: vec![proxy.certificate], key: Arc::new(key) };
         Ok(Self { adapter, fixed, client })
     }
 }
@@ -108,46 +103,4 @@ async fn fixed(chain: &[u8], key: &[u8]) -> Result<SocketAddr> {
         }
     });
     Ok(address)
-}
-
-/// An API server that lets everyone do everything.
-fn api_server() -> kube::Client {
-    let service = tower::service_fn(|request: http::Request<Body>| async move {
-        let body = request.into_body().collect().await.map(http_body_util::Collected::to_bytes);
-        let mut review: serde_json::Value =
-            serde_json::from_slice(&body.unwrap_or_default()).unwrap_or_default();
-        review["status"] = serde_json::json!({"allowed": true});
-        let body = Body::from(review.to_string().into_bytes());
-        Ok::<_, std::convert::Infallible>(http::Response::new(body))
-    });
-    kube::Client::new(service, "default")
-}
-
-/// The front proxy's CA in PEM, and the certificate and key that it gave the front proxy.
-fn front_proxy() -> Result<(String, Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)> {
-    let mut params = CertificateParams::default();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.distinguished_name.push(DnType::CommonName, "front-proxy-ca");
-    let ca = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
-    let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, "front-proxy-client");
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-    let key = KeyPair::generate()?;
-    let leaf = params.signed_by(&key, &ca)?;
-    let key = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes())?;
-    Ok((ca.pem(), vec![leaf.der().clone()], key))
-}
-
-fn settings(ca: &str) -> Result<ClientCaSettings> {
-    let data: BTreeMap<String, String> = [
-        ("client-ca-file", ca),
-        ("requestheader-client-ca-file", ca),
-        ("requestheader-allowed-names", "[\"front-proxy-client\"]"),
-        ("requestheader-username-headers", "[\"X-Remote-User\"]"),
-        ("requestheader-group-headers", "[\"X-Remote-Group\"]"),
-        ("requestheader-extra-headers-prefix", "[\"X-Remote-Extra-\"]"),
-    ]
-    .map(|(key, value)| (key.to_owned(), value.to_owned()))
-    .into();
-    Ok(ClientCaSettings::from_config_map(&data)?)
 }

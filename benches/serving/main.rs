@@ -6,6 +6,8 @@
 
 #![expect(clippy::print_stdout, reason = "a bench prints its figures")]
 
+#[path = "../support/aggregation.rs"]
+mod aggregation;
 mod aggregator;
 mod curve;
 mod fleet;
@@ -20,6 +22,8 @@ use ground::Ground;
 use tokio_util::sync::CancellationToken;
 
 headroom::profiled_jemalloc!();
+
+const PODS_PER_POLICY: usize = 10;
 
 /// `--NAME VALUE` of the command line.
 fn argument<T: std::str::FromStr>(name: &str, default: T) -> T {
@@ -55,14 +59,14 @@ fn compare(policies: usize, pairs: usize, seconds: Duration) -> Result<()> {
     let shutdown = CancellationToken::new();
     let servers = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let (fleet, ground) = servers.block_on(async {
-        let fleet = Fleet::start(policies, &shutdown).await?;
+        let fleet = Fleet::start(policies, PODS_PER_POLICY, &shutdown).await?;
         let ground = Ground::start(&fleet, &shutdown).await?;
         profiled().await?;
         anyhow::Ok((fleet, ground))
     })?;
     println!(
         "{policies} policies over {} pods, each updated every {} s while serving",
-        policies * fleet::PODS_PER_POLICY,
+        policies * PODS_PER_POLICY,
         fleet::INTERVAL.as_secs()
     );
     let client = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -85,7 +89,7 @@ fn compare(policies: usize, pairs: usize, seconds: Duration) -> Result<()> {
     let of = |get: fn(&Run) -> f64| median(&runs[1], get) / median(&runs[0], get);
     println!(
         "store: {:.0} bytes a pod",
-        fleet.gauge("headroom_adapter_store_bytes") / pods(policies)
+        fleet.gauge("headroom_adapter_store_bytes") / as_number(policies * PODS_PER_POLICY)
     );
     let mut missed = Vec::new();
     for (name, ratio, spread, bar, holds) in [
@@ -128,8 +132,8 @@ async fn profiled() -> Result<()> {
     Ok(())
 }
 
-fn pods(policies: usize) -> f64 {
-    f64::from(u32::try_from(policies * fleet::PODS_PER_POLICY).unwrap_or(u32::MAX))
+fn as_number(count: usize) -> f64 {
+    f64::from(u32::try_from(count).unwrap_or(u32::MAX))
 }
 
 fn median(runs: &[Run], get: fn(&Run) -> f64) -> f64 {
