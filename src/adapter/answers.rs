@@ -188,15 +188,14 @@ pub(super) fn decided(standing: &Standing) -> Result<(&Policy, &Decision), &Unse
 /// A decision stands for `staleAfter`: the HPA only logs timestamps (kubernetes
 /// `pkg/controller/podautoscaler/horizontal.go`), so that age must become an error.
 pub(super) fn fresh(decision: &Decision, now: Now) -> Result<(), Unserved> {
-    let age = now.monotonic.since(decision.decided);
-    if age <= decision.stale_after {
+    if !decision.is_stale(now.monotonic) {
         return Ok(());
     }
     Err(Unserved {
         reason: "Stale",
         message: format!(
             "stale: last decided {:.0} s ago, staleAfter is {:.0} s; last sample at {}",
-            age.as_secs_f64(),
+            decision.age(now.monotonic).as_secs_f64(),
             decision.stale_after.as_secs_f64(),
             decision.sampled_at
         ),

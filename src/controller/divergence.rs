@@ -116,8 +116,8 @@ fn compare(ruling: &Ruling, board: &Board, now: Now) -> Option<f64> {
     }
     let own = match board.get(&policy.id)?.state() {
         EntryState::Decided { decision, .. } if decision.generation == policy.generation => {
-            let is_fresh = now.monotonic.since(decision.decided) <= decision.stale_after;
-            decision.demand.as_ref().ok().copied().filter(|_| is_fresh)
+            let is_stale = decision.is_stale(now.monotonic);
+            decision.demand.as_ref().ok().copied().filter(|_| !is_stale)
         }
         EntryState::Decided { .. } => return None,
         EntryState::Unserved(_) => None,

@@ -159,8 +159,8 @@ fn decided(
     decision: &Decision,
     now: Now,
 ) -> Vec<Statement> {
-    let age = now.monotonic.since(decision.decided);
-    if age > decision.stale_after {
+    if decision.is_stale(now.monotonic) {
+        let age = decision.age(now.monotonic);
         let message = format!("the newest decision is {:.0} s old", age.as_secs_f64());
         return not_ready(DECISION_STALE, &message);
     }

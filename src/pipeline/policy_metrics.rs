@@ -164,9 +164,9 @@ impl Collector for PolicyMetrics {
 }
 
 fn add_demand(families: &mut Families, id: &PolicyId, decision: &Decision, now: Now) {
-    let age = now.monotonic.since(decision.decided);
+    let age = decision.age(now.monotonic);
     families.add(&DECISION_AGE, id, &[], age.as_secs_f64());
-    if age > decision.stale_after {
+    if decision.is_stale(now.monotonic) {
         // As a request is answered.
         return families.add(&UNSERVED, id, &[reason::STALE], 1.0);
     }

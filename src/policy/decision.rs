@@ -65,6 +65,18 @@ impl Decision {
         refusal::whole(&self.left_out, signal, coverage)
     }
 
+    /// How long ago it was made.
+    #[must_use]
+    pub fn age(&self, now: Moment) -> Duration {
+        now.since(self.decided)
+    }
+
+    /// Whether it no longer stands: it does for [`Decision::stale_after`], and not a moment longer.
+    #[must_use]
+    pub fn is_stale(&self, now: Moment) -> bool {
+        self.age(now) > self.stale_after
+    }
+
     /// Names this decision among those of its policy, in logs: the microseconds from the adapter's start to it.
     #[must_use]
     pub fn number(&self) -> u64 {
