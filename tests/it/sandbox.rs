@@ -68,6 +68,7 @@ In another shell:
     k get hpa {NAME} -w
     k describe hpa {NAME}
     k get --raw /apis/external.metrics.k8s.io/v1beta1/namespaces/{NAMESPACE}/headroom_demand
+    k get --raw '/apis/custom.metrics.k8s.io/v1beta2/namespaces/{NAMESPACE}/pods/*/headroom_pressure'
 
 Load on the first pod (450 tasks are 4.5 pods' worth; the HPA looks every 15 s):
 
