@@ -4,8 +4,8 @@
 //! says what is missing. Never: a query to anything but the API server's own reviews, a partial sum, a redirect, or a
 //! `Retry-After`.
 //!
-//! A request passes `limits` (size, number, panic), `access` (who, how many, may they, and the audit log) and then its route. The HPA's contract on the
-//! wire is that of Kubernetes 1.37.
+//! A request passes `front`: `limits` (size, number, panic), `access` (who, how many, may they, and the audit log), and then its
+//! route. The HPA's contract on the wire is that of Kubernetes 1.37.
 
 mod access;
 mod answers;
@@ -18,6 +18,7 @@ mod compression;
 mod custom_metrics;
 mod discovery;
 mod external_metrics;
+mod front;
 mod groups;
 mod limits;
 mod listener;
@@ -40,11 +41,11 @@ mod tests;
 
 use std::sync::Arc;
 
+use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, header};
 use axum::response::Response;
 use axum::routing::get;
-use axum::{Router, middleware};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -61,10 +62,14 @@ pub use request_info::{RequestInfo, ResourceInfo};
 pub use serving::{CertificateError, SelfSigned, ServingCertificate, self_signed};
 pub use status::{ApiStatus, Cause, Details};
 
+use access::Gate;
 use answers::Metrics;
 use compression::compressed;
 use custom_metrics::CustomMetrics;
 use external_metrics::ExternalMetrics;
+use front::Front;
+use limits::Limits;
+use listener::{Connections, Routes};
 use resource_metrics::ResourceMetrics;
 use wire::Encoding;
 
@@ -122,8 +127,8 @@ impl Server {
     ) -> Result<(), ServeError> {
         let tls = serving::tls_config(self.certificate.clone()).map_err(ServeError::Tls)?;
         let metrics = self.metrics.clone();
-        let router = self.router();
-        listener::Connections::tls(Arc::new(tls), router, metrics, shutdown).serve(listener).await;
+        let routes = Routes::Guarded(self.front());
+        Connections::tls(Arc::new(tls), routes, metrics, shutdown).serve(listener).await;
         Ok(())
     }
 
@@ -163,27 +168,21 @@ impl Server {
         routes
     }
 
-    fn router(self) -> Router {
-        let apis = self.apis();
-        let gate = Arc::new(access::Gate::new(
-            self.authentication,
-            self.authorization,
-            self.metrics.clone(),
-            audit::Audit::new(self.audit, self.metrics.clone()),
-        ));
-        Router::new()
-            .merge(apis)
+    fn front(self) -> Front {
+        let routes = self
+            .apis()
             .merge(discovery::routes(self.groups))
             .merge(self.extra)
             .fallback(async || ApiStatus::no_such_path())
-            .method_not_allowed_fallback(async || ApiStatus::method_not_allowed())
-            .layer(middleware::from_fn_with_state(gate, access::admitted))
-            .merge(self.progress.routes())
-            .method_not_allowed_fallback(async || ApiStatus::method_not_allowed())
-            .layer(middleware::from_fn_with_state(
-                Arc::new(limits::Limits::new(self.metrics)),
-                limits::limited,
-            ))
+            .method_not_allowed_fallback(async || ApiStatus::method_not_allowed());
+        let probes = self
+            .progress
+            .routes()
+            .method_not_allowed_fallback(async || ApiStatus::method_not_allowed());
+        let audit = audit::Audit::new(self.audit, self.metrics.clone());
+        let gate = Gate::new(self.authentication, self.authorization, self.metrics.clone(), audit);
+        let limits = Limits::new(self.metrics);
+        Front { limits: Arc::new(limits), gate: Arc::new(gate), probes, routes }
     }
 }
 
@@ -194,7 +193,7 @@ pub async fn serve_plain(
     metrics: OwnMetrics,
     shutdown: CancellationToken,
 ) {
-    listener::Connections::plain(routes, metrics, shutdown).serve(listener).await;
+    Connections::plain(routes, metrics, shutdown).serve(listener).await;
 }
 
 async fn external(

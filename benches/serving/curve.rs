@@ -1,4 +1,7 @@
-//! Cost by size: one read's latency, the store's bytes per pod, and resident memory, from 10 policies up.
+//! Cost by size: one read's latency beside a static answer's, the store's bytes per pod, and resident memory, from 10 policies up.
+//!
+//! The static answer is measured at each size, in turns with the adapter: what the deciding of so many policies takes of the
+//! machine's cores slows both, and what a read costs by the size of what it reads is in the ratio.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -6,20 +9,31 @@ use std::time::Duration;
 use anyhow::Result;
 use tokio_util::sync::CancellationToken;
 
+use crate::aggregator::Run;
 use crate::fleet::Fleet;
 use crate::ground::Ground;
-use crate::{as_number, demand_of};
+use crate::{as_number, demand_of, median};
 
 /// One, so that as many policies as the store has places for can be shown.
 const PODS_PER_POLICY: usize = 1;
+/// Turns of each of both at one size.
+const TURNS: usize = 5;
 
 /// One size's figures.
 struct Point {
     policies: usize,
+    static_p50_micros: f64,
     p50_micros: f64,
     p99_micros: f64,
     store_bytes_per_pod: f64,
     resident_mib: f64,
+}
+
+impl Point {
+    /// One read against a static answer.
+    fn ratio(&self) -> f64 {
+        self.p50_micros / self.static_p50_micros
+    }
 }
 
 /// What a chart shows of a point.
@@ -32,15 +46,24 @@ pub(crate) fn draw(most: usize, seconds: Duration) -> Result<()> {
     let points: Result<Vec<Point>> = sizes.map(|policies| measured(policies, seconds)).collect();
     let points = points?;
     println!(
-        "{:>9} {:>9} {:>10} {:>10} {:>12} {:>13}",
-        "policies", "pods", "p50 us", "p99 us", "bytes/pod", "resident MiB"
+        "{:>9} {:>9} {:>14} {:>10} {:>10} {:>10} {:>12} {:>13}",
+        "policies",
+        "pods",
+        "static p50 us",
+        "p50 us",
+        "ratio",
+        "p99 us",
+        "bytes/pod",
+        "resident MiB"
     );
     for point in &points {
         println!(
-            "{:>9} {:>9.0} {:>10.0} {:>10.0} {:>12.0} {:>13.1}",
+            "{:>9} {:>9.0} {:>14.0} {:>10.0} {:>10.3} {:>10.0} {:>12.0} {:>13.1}",
             point.policies,
             as_number(point.policies * PODS_PER_POLICY),
+            point.static_p50_micros,
             point.p50_micros,
+            point.ratio(),
             point.p99_micros,
             point.store_bytes_per_pod,
             point.resident_mib
@@ -48,10 +71,12 @@ pub(crate) fn draw(most: usize, seconds: Duration) -> Result<()> {
     }
     let (first, last) = (&points[0], &points[points.len() - 1]);
     println!(
-        "p50 of {} policies against {}: {:.3}",
+        "{} policies against {}: p50 {:.3} times, the static answer's {:.3} times, the ratio of both {:.3} times (bar 1.2)",
         last.policies,
         first.policies,
-        last.p50_micros / first.p50_micros
+        last.p50_micros / first.p50_micros,
+        last.static_p50_micros / first.static_p50_micros,
+        last.ratio() / first.ratio()
     );
     std::fs::write("target/serving-curve.svg", picture(&points))?;
     Ok(())
@@ -68,14 +93,23 @@ fn measured(policies: usize, seconds: Duration) -> Result<Point> {
         anyhow::Ok((fleet, ground))
     })?;
     let client = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let run = client.block_on(ground.client.run(ground.adapter, seconds, demand_of(policies)))?;
+    let mut runs: [Vec<Run>; 2] = Default::default();
+    for _ in 0..TURNS {
+        for (runs, server) in runs.iter_mut().zip([ground.fixed, ground.adapter]) {
+            let asked = ground.client.run(server, seconds, demand_of(policies));
+            runs.push(client.block_on(asked)?);
+        }
+    }
+    let [fixed, served] = &runs;
+    let p50 = |runs: &[Run]| median(runs, |run| run.p50.as_secs_f64() * 1e6);
     let store = fleet.gauge("headroom_adapter_store_bytes");
     let resident_mib = resident_mib()?;
     shutdown.cancel();
     Ok(Point {
         policies,
-        p50_micros: run.p50.as_secs_f64() * 1e6,
-        p99_micros: run.p99.as_secs_f64() * 1e6,
+        static_p50_micros: p50(fixed),
+        p50_micros: p50(served),
+        p99_micros: median(served, |run| run.p99.as_secs_f64() * 1e6),
         store_bytes_per_pod: store / as_number(policies * PODS_PER_POLICY),
         resident_mib,
     })
@@ -92,7 +126,7 @@ fn picture(points: &[Point]) -> String {
     const WIDTH: f64 = 300.0;
     const HEIGHT: f64 = 220.0;
     let charts: [(&str, Figure); 3] = [
-        ("p50 of one read, us", |point| point.p50_micros),
+        ("p50 of one read, by a static answer's, %", |point| point.ratio() * 100.0),
         ("store, bytes a pod", |point| point.store_bytes_per_pod),
         ("resident, MiB", |point| point.resident_mib),
     ];

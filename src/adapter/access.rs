@@ -12,9 +12,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::HeaderMap;
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
@@ -109,6 +108,56 @@ impl Gate {
             }
         }
     }
+
+    /// The answer of `next` to those who may have it.
+    pub(super) async fn admitted(
+        &self,
+        request: Request,
+        next: impl AsyncFnOnce(Request) -> Response,
+    ) -> Response {
+        let started = Instant::now();
+        let deadline = started + REQUEST_TIMEOUT;
+        let (mut parts, body) = request.into_parts();
+        let info = RequestInfo::of(&parts.method, &parts.uri);
+        let peer = parts.extensions.get::<Arc<PeerCertificate>>().cloned();
+        let address = parts.extensions.get::<SourceAddress>().copied();
+        let address = address.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.0);
+
+        let mut found = None;
+        let judged = timeout_at(deadline, async {
+            let known = self.recognise(&parts.headers, peer.as_deref(), address).await?;
+            self.admit(&found.insert(known).0, &info).await
+        });
+        let share = match judged.await.unwrap_or_else(|_| {
+            warn!(path = info.path, "the API server did not review a request in time");
+            Err(ApiStatus::unavailable(
+                "the API server did not say in time whether this is allowed",
+            ))
+        }) {
+            Ok(share) => share,
+            Err(status) => {
+                let known = found.is_some();
+                if self.audit.of_refused(&info, known) {
+                    let subject = Subject::new(&info, found, address, &parts.headers, started);
+                    self.audit.write(&subject, Outcome::Refused(status.code(), status.message()));
+                }
+                return marked(status.into_response(), known);
+            }
+        };
+        let Some((identity, means)) = found else { return ApiStatus::internal().into_response() };
+        let subject = self.audit.of_admitted(&info).then(|| {
+            let who = Some((identity.clone(), means));
+            Subject::new(&info, who, address, &parts.headers, started)
+        });
+        parts.extensions.insert(Arc::new(info));
+        parts.extensions.insert(identity);
+        let answer = next(Request::from_parts(parts, body)).await;
+        let answer = answer.map(|body| Body::new(Held { body, _share: share }));
+        if let Some(subject) = subject {
+            self.audit.write(&subject, Outcome::Admitted(answer.status()));
+        }
+        marked(answer, true)
+    }
 }
 
 pin_project! {
@@ -138,54 +187,6 @@ impl HttpBody for Held {
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
     }
-}
-
-/// The layer before every route but the probes.
-pub(super) async fn admitted(
-    State(gate): State<Arc<Gate>>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let started = Instant::now();
-    let deadline = started + REQUEST_TIMEOUT;
-    let (mut parts, body) = request.into_parts();
-    let info = RequestInfo::of(&parts.method, &parts.uri);
-    let peer = parts.extensions.get::<Arc<PeerCertificate>>().cloned();
-    let address = parts.extensions.get::<SourceAddress>().copied();
-    let address = address.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.0);
-
-    let mut found = None;
-    let judged = timeout_at(deadline, async {
-        let known = gate.recognise(&parts.headers, peer.as_deref(), address).await?;
-        gate.admit(&found.insert(known).0, &info).await
-    });
-    let share = match judged.await.unwrap_or_else(|_| {
-        warn!(path = info.path, "the API server did not review a request in time");
-        Err(ApiStatus::unavailable("the API server did not say in time whether this is allowed"))
-    }) {
-        Ok(share) => share,
-        Err(status) => {
-            let known = found.is_some();
-            if gate.audit.of_refused(&info, known) {
-                let subject = Subject::new(&info, found, address, &parts.headers, started);
-                gate.audit.write(&subject, Outcome::Refused(status.code(), status.message()));
-            }
-            return marked(status.into_response(), known);
-        }
-    };
-    let Some((identity, means)) = found else { return ApiStatus::internal().into_response() };
-    let subject = gate.audit.of_admitted(&info).then(|| {
-        let who = Some((identity.clone(), means));
-        Subject::new(&info, who, address, &parts.headers, started)
-    });
-    parts.extensions.insert(Arc::new(info));
-    parts.extensions.insert(identity);
-    let answer = next.run(Request::from_parts(parts, body)).await;
-    let answer = answer.map(|body| Body::new(Held { body, _share: share }));
-    if let Some(subject) = subject {
-        gate.audit.write(&subject, Outcome::Admitted(answer.status()));
-    }
-    marked(answer, true)
 }
 
 fn marked(mut answer: Response, recognised: bool) -> Response {

@@ -4,10 +4,8 @@
 //! lost because one handler panicked (on HTTP/2 it carries the requests of others).
 
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 
-use axum::extract::{Request, State};
-use axum::middleware::Next;
+use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
 use tokio::sync::Semaphore;
@@ -28,44 +26,45 @@ pub(super) const MAX_KNOWN_REQUESTS: usize = 512;
 const MAX_REQUESTS: usize = MAX_KNOWN_REQUESTS + 128;
 
 /// The bound and the counters.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Limits {
-    permits: Arc<Semaphore>,
+    permits: Semaphore,
     metrics: OwnMetrics,
 }
 
 impl Limits {
     pub(super) fn new(metrics: OwnMetrics) -> Self {
-        Self { permits: Arc::new(Semaphore::new(MAX_REQUESTS)), metrics }
+        Self { permits: Semaphore::new(MAX_REQUESTS), metrics }
     }
-}
 
-/// The outermost layer.
-pub(super) async fn limited(
-    State(limits): State<Arc<Limits>>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let started = Instant::now();
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let span = trace::request_span(&request);
-    let answer = match refusal(&request) {
-        Some(refusal) => refusal.into_response(),
-        None => match limits.permits.try_acquire() {
-            Ok(_permit) => caught(next.run(request)).instrument(span.clone()).await,
-            Err(_) => {
-                limits.metrics.refused_as_too_many("requests");
-                ApiStatus::unavailable("too many requests are under way").into_response()
-            }
-        },
-    };
-    let took = started.elapsed();
-    limits.metrics.answered(&path, answer.status(), took);
-    trace::answered(&span, answer.status());
-    let code = answer.status().as_u16();
-    let _entered = span.enter();
-    debug!(%method, path, code, elapsed_seconds = took.as_secs_f64(), "answered a request");
-    answer
+    /// The answer of `next`, or a refusal; counted under `group`.
+    pub(super) async fn limited(
+        &self,
+        group: &'static str,
+        request: Request,
+        next: impl AsyncFnOnce(Request) -> Response,
+    ) -> Response {
+        let started = Instant::now();
+        let (method, uri) = (request.method().clone(), request.uri().clone());
+        let span = trace::request_span(&request);
+        let answer = match refusal(&request) {
+            Some(refusal) => refusal.into_response(),
+            None => match self.permits.try_acquire() {
+                Ok(_permit) => caught(next(request)).instrument(span.clone()).await,
+                Err(_) => {
+                    self.metrics.refused_as_too_many("requests");
+                    ApiStatus::unavailable("too many requests are under way").into_response()
+                }
+            },
+        };
+        let took = started.elapsed();
+        self.metrics.answered(group, answer.status(), took);
+        trace::answered(&span, answer.status());
+        let (path, code) = (uri.path(), answer.status().as_u16());
+        let _entered = span.enter();
+        debug!(%method, path, code, elapsed_seconds = took.as_secs_f64(), "answered a request");
+        answer
+    }
 }
 
 async fn caught(answer: impl Future<Output = Response>) -> Response {

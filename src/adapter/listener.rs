@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
 use hyper::body::Incoming;
@@ -25,12 +26,12 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::ServiceExt;
 use tracing::{debug, warn};
 
 use super::access::{Recognised, SourceAddress};
 use super::authentication::source_of;
 use super::client_cas::PeerCertificate;
+use super::front::{Front, routed};
 use super::own_metrics::OwnMetrics;
 use super::shares::{Share, Shares};
 
@@ -117,11 +118,29 @@ enum Transport {
     Plain,
 }
 
+/// Who answers.
+#[derive(Clone)]
+pub(super) enum Routes {
+    /// To those who may ask.
+    Guarded(Front),
+    /// To anyone.
+    Open(Router),
+}
+
+impl Routes {
+    async fn answer(self, request: Request) -> Response {
+        match self {
+            Self::Guarded(front) => front.answer(request).await,
+            Self::Open(routes) => routed(routes, request).await,
+        }
+    }
+}
+
 /// What every connection needs.
 #[derive(Clone)]
 pub(super) struct Connections {
     transport: Transport,
-    router: Router,
+    routes: Routes,
     metrics: OwnMetrics,
     protocols: Protocols,
     bounds: Bounds,
@@ -133,35 +152,35 @@ impl Connections {
     /// HTTPS.
     pub(super) fn tls(
         tls: Arc<rustls::ServerConfig>,
-        router: Router,
+        routes: Routes,
         metrics: OwnMetrics,
         shutdown: CancellationToken,
     ) -> Self {
         let transport = Transport::Tls(TlsAcceptor::from(tls));
-        Self::new(transport, router, metrics, shutdown, Bounds::API)
+        Self::new(transport, routes, metrics, shutdown, Bounds::API)
     }
 
     /// HTTP/1.1 without TLS.
-    pub(super) fn plain(router: Router, metrics: OwnMetrics, shutdown: CancellationToken) -> Self {
-        Self::new(Transport::Plain, router, metrics, shutdown, Bounds::PLAIN)
+    pub(super) fn plain(routes: Router, metrics: OwnMetrics, shutdown: CancellationToken) -> Self {
+        Self::new(Transport::Plain, Routes::Open(routes), metrics, shutdown, Bounds::PLAIN)
     }
 
     fn new(
         transport: Transport,
-        router: Router,
+        routes: Routes,
         metrics: OwnMetrics,
         shutdown: CancellationToken,
         bounds: Bounds,
     ) -> Self {
         let protocols = Protocols::new(bounds.header_read);
         let shares = Shares::new(bounds.connections);
-        Self { transport, router, metrics, protocols, bounds, shares, shutdown }
+        Self { transport, routes, metrics, protocols, bounds, shares, shutdown }
     }
 
     /// The same with other bounds.
     #[cfg(test)]
     pub(super) fn within(self, bounds: Bounds) -> Self {
-        Self::new(self.transport, self.router, self.metrics, self.shutdown, bounds)
+        Self::new(self.transport, self.routes, self.metrics, self.shutdown, bounds)
     }
 
     /// Serves until `shutdown`, then finishes what is under way, for at most [`DRAIN_TIMEOUT`].
@@ -234,19 +253,18 @@ impl Connections {
         peer: Option<Arc<PeerCertificate>>,
     ) {
         let usage = Arc::new(Usage::new(Instant::now()));
-        let (router, of_requests) = (self.router, usage.clone());
+        let (routes, of_requests) = (self.routes, usage.clone());
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(SourceAddress(address));
             if let Some(peer) = &peer {
                 request.extensions_mut().insert(peer.clone());
             }
             let under_way = UnderWay::new(of_requests.clone());
-            let answer = router.clone().oneshot(request);
+            let answer = routes.clone().answer(request.map(Body::new));
             async move {
-                let answer: Result<Response, Infallible> = answer.await;
-                let known = |answer: &Response| answer.extensions().get::<Recognised>().is_some();
-                under_way.answered(answer.as_ref().is_ok_and(known));
-                answer
+                let answer = answer.await;
+                under_way.answered(answer.extensions().get::<Recognised>().is_some());
+                Ok::<Response, Infallible>(answer)
             }
         });
         let mut connection = pin!(protocol.serve_connection(TokioIo::new(stream), service));

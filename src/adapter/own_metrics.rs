@@ -116,8 +116,8 @@ impl OwnMetrics {
         Ok(own)
     }
 
-    pub(super) fn answered(&self, path: &str, code: StatusCode, took: Duration) {
-        let group = group_of(path);
+    /// `group` is one that [`group_of`] tells.
+    pub(super) fn answered(&self, group: &'static str, code: StatusCode, took: Duration) {
         let labels = [group, code.as_str()];
         self.requests.with_label_values(&labels).inc();
         self.durations.with_label_values(&labels).observe(took.as_secs_f64());
@@ -159,6 +159,9 @@ fn counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounter, pr
     Ok(counter)
 }
 
+/// The group of paths that anyone may read.
+pub(super) const PROBE: &str = "probe";
+
 /// The `group` label of a path: a closed set, whatever the path.
 pub(super) fn group_of(path: &str) -> &'static str {
     let mut parts = path.trim_matches('/').split('/');
@@ -170,7 +173,7 @@ pub(super) fn group_of(path: &str) -> &'static str {
         (Some("apis"), Some("explain.headroom.dev"), Some(_), Some(_)) => "explain.headroom.dev",
         (Some("apis"), _, _, None) => "discovery",
         (Some("openapi"), ..) => "openapi",
-        (Some("healthz" | "livez" | "readyz"), None, ..) => "probe",
+        (Some("healthz" | "livez" | "readyz"), None, ..) => PROBE,
         (Some("debug"), Some("pprof"), ..) => "profile",
         _ => "other",
     }

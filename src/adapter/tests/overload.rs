@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use tokio_rustls::client::TlsStream;
 
 use super::super::access::Recognised;
-use super::super::listener::{Bounds, Connections};
+use super::super::listener::{Bounds, Connections, Routes};
 use super::super::serving;
 use super::*;
 
@@ -123,7 +123,7 @@ impl Small {
         let never = CancellationToken::new();
         let connections = if with_tls {
             let tls = serving::tls_config(certificate).expect("the settings fit");
-            Connections::tls(Arc::new(tls), Self::router(), metrics, never)
+            Connections::tls(Arc::new(tls), Routes::Open(Self::router()), metrics, never)
         } else {
             Connections::plain(Self::router(), metrics, never)
         };
