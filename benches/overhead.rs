@@ -1,7 +1,7 @@
 //! What the agent costs a service, against the same service without it: CPU seconds per request, and at rest CPU and memory.
 //!
 //! Runs itself as the service in a process of its own: without the agent, with the agent, and with the agent and its ring
-//! (the CPU profiler always on at 99 Hz).
+//! (the CPU profiler always on at 99 Hz). Per request also with a layer that does nothing: what axum itself takes for any layer.
 //!
 //! At rest: each has answered requests, and then is asked nothing. Prints what the others use more than the one without.
 //!
@@ -24,10 +24,13 @@ use headroom::signals::Snapshot;
 use headroom::signals::catalogue::families;
 use headroom::signals::process::ProcessCollector;
 use serde_json::Value;
+use tower::util::MapRequestLayer;
 
 headroom::profiled_jemalloc!();
 
 const MODES: [&str; 3] = ["plain", "agent", "ring"];
+/// A service without the agent and with a layer that does nothing.
+const LAYERED: &str = "layered";
 const CONNECTIONS: usize = 8;
 /// Kernel ticks of `/proc/PID/stat`: `getconf CLK_TCK` is 100 on every Linux with this file.
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -62,7 +65,7 @@ fn main() -> Result<()> {
 async fn serve(mode: &str) -> Result<()> {
     let service = Router::new().route("/orders", post(total));
     let agent = match mode {
-        "plain" => None,
+        "plain" | LAYERED => None,
         mode => {
             let mut builder =
                 Agent::builder().service("bench").bind(SocketAddr::from(([127, 0, 0, 1], 0)));
@@ -74,6 +77,7 @@ async fn serve(mode: &str) -> Result<()> {
     };
     let service = match &agent {
         Some(agent) => service.layer(agent.http_layer()),
+        None if mode == LAYERED => service.layer(MapRequestLayer::new(|request| request)),
         None => service,
     };
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
@@ -238,26 +242,29 @@ async fn at_rest(requests: usize, rest: Duration) -> Result<()> {
 }
 
 async fn compare(pairs: usize, requests: usize) -> Result<()> {
-    let mut ratios = [Vec::new(), Vec::new()];
+    let mut ratios = [Vec::new(), Vec::new(), Vec::new()];
     for pair in 0..pairs {
         // Neighbours in time are compared, and which goes first changes.
-        let mut order = [0, 1, 2];
-        order.rotate_left(pair % 3);
-        let mut costs = [0.0; 3];
+        let mut order = [0, 1, 2, 3];
+        order.rotate_left(pair % 4);
+        let mut costs = [0.0; 4];
         for mode in order {
-            costs[mode] = turn(MODES[mode], requests).await?;
+            costs[mode] = turn(MODES.get(mode).unwrap_or(&LAYERED), requests).await?;
         }
         ratios[0].push(costs[1] / costs[0]);
         ratios[1].push(costs[2] / costs[0]);
+        ratios[2].push(costs[3] / costs[0]);
         report(&format!(
-            "pair {:>2}: {:.1} us per request without, {:.1} with the agent, {:.1} with its ring",
+            "pair {:>2}: {:.1} us per request without, {:.1} with the agent, {:.1} with its ring, {:.1} with an empty layer",
             pair + 1,
             costs[0],
             costs[1],
-            costs[2]
+            costs[2],
+            costs[3]
         ));
     }
-    for (mode, ratios) in ["agent", "agent and ring (99 Hz)"].iter().zip(&mut ratios) {
+    let modes = ["agent", "agent and ring (99 Hz)", "an empty layer"];
+    for (mode, ratios) in modes.iter().zip(&mut ratios) {
         ratios.sort_by(f64::total_cmp);
         let last = ratios.len() - 1;
         // Of 20 pairs one in 20 on either side is left out.
