@@ -132,7 +132,7 @@ fn a_drift_between_kustomize_and_helm_is_seen() {
         let one = kustomized(&[])?;
         for (value, expected) in [
             ("replicas=3", "/spec/replicas: 2 and 3"),
-            ("image.tag=2", "/image: \"headroom:0.1.0\" and \"headroom:2\""),
+            ("image.tag=next", "/image: \"headroom:0.1.0\" and \"headroom:next\""),
             ("apiServices.custom=false", "custom.metrics.k8s.io is not in the chart"),
             ("networkPolicy.enabled=true", "headroom-adapter is in the chart only"),
         ] {

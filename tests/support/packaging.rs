@@ -42,7 +42,8 @@ pub(crate) fn kustomized(components: &[&str]) -> Result<String> {
 
 /// The path of `to` from `from`, both absolute: kustomize takes no other.
 fn from_there(from: &Path, to: &Path) -> Result<String> {
-    let up = from.canonicalize()?.components().filter(|part| matches!(part, Component::Normal(_)));
+    let from = from.canonicalize()?;
+    let up = from.components().filter(|part| matches!(part, Component::Normal(_)));
     let up = vec![".."; up.count()].join("/");
     let down = to.canonicalize()?;
     Ok(format!("{up}{}", down.to_str().context("a path that is no text")?))
@@ -82,7 +83,7 @@ pub(crate) fn charted(namespace: &str, values: &[&str]) -> Result<String> {
 /// # Errors
 /// It fails: the message holds its stderr.
 pub(crate) fn output(mut command: Command) -> Result<String> {
-    let run = || command.output();
+    let mut run = || command.output();
     // Also outside of the runtime.
     let output = match tokio::runtime::Handle::try_current() {
         Ok(_) => tokio::task::block_in_place(run),
