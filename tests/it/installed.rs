@@ -129,6 +129,7 @@ fn kustomize_installs_in_one_command_with_no_right_too_many_and_leaves_nothing()
         example_scales(&cluster).await?;
         exercise(&cluster, &adapter).await?;
         compare_rights(&cluster, &rendered).await?;
+        hpas_end_with_policies(&cluster).await?;
 
         cluster.plane.kubectl(&["delete", "--timeout=120s", "-k", &base])?;
         drop(adapter);
@@ -266,25 +267,40 @@ const UNUSED: [(&str, &str, &str, &str); 3] = [
     ("patch", "events.k8s.io", "events", "an event that repeats is counted in the first one"),
 ];
 
+fn apply(cluster: &Cluster, object: &Value) -> Result<String> {
+    let arguments = ["apply", "-n", SHOP, "-f", "-"];
+    cluster.plane.kubectl_with_input(&arguments, &object.to_string())
+}
+
+/// A policy with an HPA that Headroom writes.
+fn of(name: &str, kind: &str, target: &str) -> Value {
+    let signals = json!([{"name": "queue", "metric": {"name": "queue_depth", "threshold": 100}}]);
+    let mut policy = policy(name, &signals, &PolicyOptions::default());
+    policy["spec"]["scaleTargetRef"]["kind"] = kind.into();
+    policy["spec"]["scaleTargetRef"]["name"] = target.into();
+    policy
+}
+
+/// Kubernetes' garbage collector learns of a new kind within 30 s; an owner of a kind that it never knew keeps what it owns.
+async fn hpas_end_with_policies(cluster: &Cluster) -> Result<()> {
+    let plane = &cluster.plane;
+    apply(cluster, &of("short", "Deployment", "elsewhere"))?;
+    let hpa = || plane.kubectl(&["get", "hpa", "short", "-n", SHOP, "-o", "name"]).is_ok();
+    eventually(MINUTE, "the HPA", async || Ok(hpa().then_some(()))).await?;
+    plane.kubectl(&["delete", "spol", "short", "-n", SHOP])?;
+    eventually(MINUTE, "the end of the HPA", async || Ok((!hpa()).then_some(()))).await
+}
+
 /// Makes the adapter do all that it can: policies of each kind of target, HPAs that it writes, leaves alone and deletes,
 /// statuses, events, and a user who comes with a token.
 async fn exercise(cluster: &Cluster, adapter: &Adapter) -> Result<()> {
     let plane = &cluster.plane;
-    let apply = |object: Value| {
-        plane.kubectl_with_input(&["apply", "-n", SHOP, "-f", "-"], &object.to_string())
-    };
+    let apply = |object: Value| apply(cluster, &object);
     let set = |kind: &str| {
         let mut set = sample_deployment(&kind.to_lowercase(), &SampleOptions::default());
         set["kind"] = kind.into();
         set["spec"]["replicas"] = 0.into();
         set
-    };
-    let signals = json!([{"name": "queue", "metric": {"name": "queue_depth", "threshold": 100}}]);
-    let of = |name: &str, kind: &str, target: &str| {
-        let mut policy = policy(name, &signals, &PolicyOptions::default());
-        policy["spec"]["scaleTargetRef"]["kind"] = kind.into();
-        policy["spec"]["scaleTargetRef"]["name"] = target.into();
-        policy
     };
     for kind in ["StatefulSet", "ReplicaSet"] {
         apply(set(kind))?;
