@@ -284,7 +284,7 @@ fn of(name: &str, kind: &str, target: &str) -> Value {
 /// Kubernetes' garbage collector learns of a new kind within 30 s; an owner of a kind that it never knew keeps what it owns.
 async fn hpas_end_with_policies(cluster: &Cluster) -> Result<()> {
     let plane = &cluster.plane;
-    apply(cluster, &of("short", "Deployment", "elsewhere"))?;
+    apply(cluster, &of("short", "Deployment", "nowhere"))?;
     let hpa = || plane.kubectl(&["get", "hpa", "short", "-n", SHOP, "-o", "name"]).is_ok();
     eventually(MINUTE, "the HPA", async || Ok(hpa().then_some(()))).await?;
     plane.kubectl(&["delete", "spol", "short", "-n", SHOP])?;
