@@ -233,6 +233,32 @@ fn what_is_configured_reaches_the_adapter_as_a_file() {
     check().unwrap_or_else(|error| panic!("{error:#}"));
 }
 
+#[test]
+fn each_dashboard_is_a_config_map_for_grafanas_sidecar() {
+    let check = || -> Result<()> {
+        let rendered = objects(&charted(NAMESPACE, &["dashboards.enabled=true"])?)?;
+        let label = "/metadata/labels/grafana_dashboard";
+        let maps = rendered.iter().filter(|object| object.pointer(label).is_some());
+        let mut held = BTreeMap::new();
+        for map in maps {
+            for (file, text) in map["data"].as_object().context("no data")? {
+                held.insert(file.clone(), text.as_str().context("no text")?.to_owned());
+            }
+        }
+        let mut shipped = BTreeMap::new();
+        for entry in std::fs::read_dir(checkout().join("dashboards"))? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "json") {
+                let name = path.file_name().and_then(|name| name.to_str()).context("a name")?;
+                shipped.insert(name.to_owned(), std::fs::read_to_string(&path)?);
+            }
+        }
+        ensure!(held == shipped, "{:?} and {:?}", held.keys(), shipped.keys());
+        Ok(())
+    };
+    check().unwrap_or_else(|error| panic!("{error:#}"));
+}
+
 /// The cluster, with Headroom and the definitions of what the components use of others.
 async fn prepare(cluster: &Cluster) -> Result<()> {
     drop(cluster.adapter().await?);

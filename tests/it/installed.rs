@@ -9,6 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use k8s_openapi::ByteString;
 use serde_json::{Value, json};
 
 use crate::support::adapter::{Adapter, Installation};
@@ -18,7 +19,7 @@ use crate::support::load::{Load, LoadDriver};
 use crate::support::packaging::{
     NAMESPACE, RELEASE, chart, charted, helm, kustomized, objects, output,
 };
-use crate::support::programs::checkout;
+use crate::support::programs::{checkout, packaging};
 use crate::support::shared::{Cluster, eventually, run};
 use crate::support::workload::{PolicyOptions, SampleOptions, create, policy, sample_deployment};
 
@@ -248,6 +249,54 @@ fn the_manifests_of_before_are_upgraded_in_one_command() {
     });
 }
 
+#[test]
+fn with_cert_manager_the_adapter_needs_none_of_the_rights_of_its_own_ca() {
+    run(async {
+        let cluster = cluster("cert-manager").await?;
+        let plane = &cluster.plane;
+        let definitions = packaging("definitions")?.display().to_string();
+        plane.kubectl(&["apply", "--server-side", "-f", &definitions])?;
+        let established = ["wait", "--for=condition=Established", "--timeout=60s", "-f"];
+        plane.kubectl(&[&established[..], &[&definitions]].concat())?;
+        let rendered = kustomized(&["cert-manager"])?;
+        plane.kubectl_with_input(&["apply", "--server-side", "-f", "-"], &rendered)?;
+        let rendered = objects(&rendered)?;
+
+        // In place of cert-manager: a certificate with the names of the Certificate that is shipped, and the cainjector's write.
+        let certificate = rendered.iter().find(|object| {
+            object["kind"] == "Certificate"
+                && object["spec"]["secretName"] == "headroom-adapter-serving"
+        });
+        let names = &certificate.context("no serving Certificate")?["spec"]["dnsNames"];
+        plane.pki().serving("adapter", &serde_json::from_value::<Vec<String>>(names.clone())?)?;
+        let ca = std::fs::read(plane.pki().certificate("adapter-ca"))?;
+        let bundle = json!({"spec": {"caBundle": ByteString(ca)}}).to_string();
+        let installation = Installation::of(&rendered)?;
+        for name in &installation.api_services {
+            plane.kubectl(&["patch", "apiservice", name, "--type=merge", "-p", &bundle])?;
+        }
+
+        let [certificate, key] = [plane.pki().certificate("adapter"), plane.pki().key("adapter")];
+        let arguments = vec![
+            format!("--tls-cert-file={}", certificate.display()),
+            format!("--tls-private-key-file={}", key.display()),
+        ];
+        let adapter = Adapter::attach_with(plane, installation, arguments).await?;
+        example_scales(&cluster).await?;
+        let asked = asked_for(&cluster)?;
+        let own_ca = ["secrets", "apiservices"];
+        let needless = asked.iter().find(|(_, _, resource)| own_ca.contains(&resource.as_str()));
+        ensure!(needless.is_none(), "{needless:?}");
+        let given = shipped(&rendered);
+        ensure!(
+            given.iter().all(|(_, _, resource)| !own_ca.contains(&resource.as_str())),
+            "{given:?}"
+        );
+        drop(adapter);
+        Ok(())
+    });
+}
+
 /// A verb, an API group and a resource, with its subresource.
 type Right = (String, String, String);
 
@@ -419,4 +468,21 @@ async fn compare_rights(cluster: &Cluster, rendered: &[Value]) -> Result<()> {
         ensure!(given, "{asked:?} is allowed by no role of ours");
     }
     Ok(())
+}
+
+#[test]
+fn a_right_is_used_by_the_same_question_only() {
+    let asked = right("get", "apps", "deployments/scale");
+    for (verb, group, resource, expected) in [
+        ("get", "*", "*/scale", true),
+        ("get", "apps", "deployments/scale", true),
+        ("get", "apps", "deployments", false),
+        ("patch", "*", "*/scale", false),
+        ("get", "", "*/scale", false),
+        ("get", "*", "*/status", false),
+    ] {
+        let right = right(verb, group, resource);
+        assert_eq!(covers(&right, &asked), expected, "{right:?}");
+    }
+    assert!(!covers(&right("get", "*", "*/scale"), &right("get", "apps", "deployments")));
 }

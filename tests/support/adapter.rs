@@ -23,6 +23,8 @@ pub(crate) struct Adapter {
     kubeconfig: PathBuf,
     log: PathBuf,
     environment: Environment,
+    /// Beside those that every adapter gets here.
+    arguments: Vec<String>,
     port: u16,
     metrics_port: u16,
 }
@@ -63,7 +65,8 @@ impl Adapter {
     pub(crate) async fn start_with(plane: &ControlPlane, environment: Environment) -> Result<Self> {
         let [port, metrics_port] = free_ports()?;
         let installation = Installation::apply(plane, port)?;
-        Self::run(plane, installation, environment, [port, metrics_port]).await
+        let more = (environment, Vec::new());
+        Self::run(plane, installation, more, [port, metrics_port]).await
     }
 
     /// Starts the adapter of an installation that somebody else made: its Service and APIServices are led to this machine, and
@@ -72,9 +75,22 @@ impl Adapter {
     /// # Errors
     /// A part of it is missing, the adapter ends, or an APIService does not become Available.
     pub(crate) async fn attach(plane: &ControlPlane, installation: Installation) -> Result<Self> {
+        Self::attach_with(plane, installation, Vec::new()).await
+    }
+
+    /// The same with more arguments.
+    ///
+    /// # Errors
+    /// As for [`Self::attach`].
+    pub(crate) async fn attach_with(
+        plane: &ControlPlane,
+        installation: Installation,
+        arguments: Vec<String>,
+    ) -> Result<Self> {
         let [port, metrics_port] = free_ports()?;
         installation.lead_here(plane, port)?;
-        Self::run(plane, installation, Vec::new(), [port, metrics_port]).await
+        let more = (Vec::new(), arguments);
+        Self::run(plane, installation, more, [port, metrics_port]).await
     }
 
     /// Leads what was applied anew to this adapter again, and waits until the API server reaches it.
@@ -89,7 +105,7 @@ impl Adapter {
     async fn run(
         plane: &ControlPlane,
         installation: Installation,
-        environment: Environment,
+        (environment, arguments): (Environment, Vec<String>),
         [port, metrics_port]: [u16; 2],
     ) -> Result<Self> {
         let kubeconfig = plane
@@ -98,10 +114,18 @@ impl Adapter {
         let log = plane.dir().join("logs/adapter.log");
         let ports = Ports { port, metrics_port };
         let mut command = command(&installation, &kubeconfig, ports);
-        command.envs(environment.iter().cloned());
+        command.envs(environment.iter().cloned()).args(&arguments);
         let process = Process::spawn(command, &log, Vec::new())?;
-        let mut adapter =
-            Self { process, installation, kubeconfig, log, environment, port, metrics_port };
+        let mut adapter = Self {
+            process,
+            installation,
+            kubeconfig,
+            log,
+            environment,
+            arguments,
+            port,
+            metrics_port,
+        };
         adapter.wait_available(plane).await?;
         Ok(adapter)
     }
@@ -118,7 +142,7 @@ impl Adapter {
     pub(crate) fn start_again(&mut self) -> Result<()> {
         let ports = Ports { port: self.port, metrics_port: self.metrics_port };
         let mut command = command(&self.installation, &self.kubeconfig, ports);
-        command.envs(self.environment.iter().cloned());
+        command.envs(self.environment.iter().cloned()).args(&self.arguments);
         self.process = Process::spawn(command, &self.log, Vec::new())?;
         Ok(())
     }
