@@ -1,15 +1,22 @@
 //! What is shipped to be installed: kustomize and Helm give the same objects, and the real API server takes each of them.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
 
+use crate::support::control_plane::free_ports;
 use crate::support::packaging::{
     NAMESPACE, chart, charted, helm, kustomized, objects, output, yaml_files,
 };
-use crate::support::programs::{checkout, packaging};
+use crate::support::process::Process;
+use crate::support::programs::{HEADROOM, checkout, packaging};
 use crate::support::shared::{Cluster, eventually, run, share};
 
 /// Components of kustomize, and the values of the chart that stand for them.
@@ -259,6 +266,51 @@ fn each_dashboard_is_a_config_map_for_grafanas_sidecar() {
     check().unwrap_or_else(|error| panic!("{error:#}"));
 }
 
+#[test]
+fn what_dual_stack_sets_listens_on_both_families() {
+    run(async {
+        if std::net::TcpListener::bind("[::1]:0").is_err() {
+            writeln!(std::io::stderr(), "IPv6 was not tried: this machine has none")?;
+            return Ok(());
+        }
+        let rendered = objects(&kustomized(&["dual-stack"])?)?;
+        let deployment = rendered.iter().find(|object| object["kind"] == "Deployment");
+        let container =
+            &deployment.context("no Deployment")?["spec"]["template"]["spec"]["containers"][0];
+        let [port, metrics_port] = free_ports()?;
+        let directory = tempfile::tempdir()?;
+        let kubeconfig = directory.path().join("kubeconfig");
+        // Nobody is there: what listens needs no cluster.
+        let nowhere = json!({
+            "clusters": [{"name": "a", "cluster": {"server": "https://127.0.0.1:1"}}],
+            "contexts": [{"name": "a", "context": {"cluster": "a", "user": "a"}}],
+            "users": [{"name": "a", "user": {}}], "current-context": "a",
+        });
+        std::fs::write(&kubeconfig, nowhere.to_string())?;
+        let mut command = Command::new(HEADROOM);
+        command.args(["adapter", "--secure-port", &port.to_string(), "--kubeconfig"]);
+        command.arg(&kubeconfig);
+        for variable in container["env"].as_array().context("no env")? {
+            if let (Some(name), Some(value)) =
+                (variable["name"].as_str(), variable["value"].as_str())
+            {
+                command.env(name, value.replace("8080", &metrics_port.to_string()));
+            }
+        }
+        let _adapter = Process::spawn(command, &directory.path().join("log"), Vec::new())?;
+        for port in [port, metrics_port] {
+            for address in [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)] {
+                let what = format!("{address} port {port}");
+                eventually(Duration::from_secs(20), &what, async || {
+                    Ok(TcpStream::connect((address, port)).await.ok())
+                })
+                .await?;
+            }
+        }
+        Ok(())
+    });
+}
+
 /// The cluster, with Headroom and the definitions of what the components use of others.
 async fn prepare(cluster: &Cluster) -> Result<()> {
     drop(cluster.adapter().await?);
@@ -377,7 +429,7 @@ fn the_built_in_roles_read_and_edit_policies() {
             let said = cluster.plane.kubectl(&[&ask[..], &["--as", user]].concat());
             said.is_ok_and(|said| said.trim() == "yes")
         };
-        eventually(std::time::Duration::from_secs(30), "the aggregated roles", async || {
+        eventually(Duration::from_secs(30), "the aggregated roles", async || {
             Ok((may("viewer", "watch") && may("editer", "create")).then_some(()))
         })
         .await?;
