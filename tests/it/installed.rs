@@ -297,6 +297,42 @@ fn with_cert_manager_the_adapter_needs_none_of_the_rights_of_its_own_ca() {
     });
 }
 
+#[test]
+fn beside_keda_the_demand_is_read_as_a_custom_metric_and_kedas_api_is_left_alone() {
+    run(async {
+        let cluster = cluster("keda").await?;
+        let plane = &cluster.plane;
+        // Nothing is behind it, as when KEDA is down.
+        let external = json!({
+            "apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService",
+            "metadata": {"name": "v1beta1.external.metrics.k8s.io"},
+            "spec": {
+                "group": "external.metrics.k8s.io", "version": "v1beta1", "insecureSkipTLSVerify": true,
+                "groupPriorityMinimum": 100, "versionPriority": 100,
+                "service": {"namespace": "keda", "name": "keda-operator-metrics-apiserver"},
+            },
+        });
+        plane.kubectl_with_input(&["create", "-f", "-"], &external.to_string())?;
+        let rendered = kustomized(&["beside-keda"])?;
+        plane.kubectl_with_input(&["apply", "--server-side", "-f", "-"], &rendered)?;
+        let adapter = Adapter::attach(plane, Installation::of(&objects(&rendered)?)?).await?;
+
+        cluster.namespace(SHOP).await?;
+        let deployment = sample_deployment(NAME, &SampleOptions::default());
+        create(plane.client(), SHOP, deployment).await?;
+        let example = checkout().join("manifests/examples/beside-keda.yaml").display().to_string();
+        plane.kubectl(&["apply", "-n", SHOP, "-f", &example])?;
+        still_active(&cluster).await?;
+        let client = reqwest::Client::builder().no_proxy().build()?;
+        let answer = client.get(format!("{}/readyz", adapter.metrics_url())).send().await?;
+        ensure!(answer.status() == 200, "{}", answer.text().await?);
+        let behind = ["get", "apiservice", "v1beta1.external.metrics.k8s.io", "-o", "json"];
+        let behind: Value = serde_json::from_str(&plane.kubectl(&behind)?)?;
+        ensure!(behind["spec"]["service"]["namespace"] == "keda", "{behind}");
+        Ok(())
+    });
+}
+
 /// A verb, an API group and a resource, with its subresource.
 type Right = (String, String, String);
 
