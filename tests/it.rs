@@ -13,6 +13,7 @@ mod support {
     pub(crate) mod journal;
     pub(crate) mod kubelet;
     pub(crate) mod load;
+    pub(crate) mod packaging;
     pub(crate) mod paper_node;
     pub(crate) mod pki;
     pub(crate) mod played;
@@ -43,6 +44,10 @@ mod failures;
 mod faults;
 #[path = "it/ground.rs"]
 mod ground;
+#[path = "it/install.rs"]
+mod install;
+#[path = "it/installed.rs"]
+mod installed;
 #[path = "it/layers.rs"]
 mod layers;
 #[path = "it/profile_readers.rs"]

@@ -23,6 +23,8 @@ pub(crate) struct Adapter {
     kubeconfig: PathBuf,
     log: PathBuf,
     environment: Environment,
+    /// Beside those that every adapter gets here.
+    arguments: Vec<String>,
     port: u16,
     metrics_port: u16,
 }
@@ -63,16 +65,67 @@ impl Adapter {
     pub(crate) async fn start_with(plane: &ControlPlane, environment: Environment) -> Result<Self> {
         let [port, metrics_port] = free_ports()?;
         let installation = Installation::apply(plane, port)?;
+        let more = (environment, Vec::new());
+        Self::run(plane, installation, more, [port, metrics_port]).await
+    }
+
+    /// Starts the adapter of an installation that somebody else made: its Service and APIServices are led to this machine, and
+    /// everything else is left as it was installed. Waits until the API server reaches it.
+    ///
+    /// # Errors
+    /// A part of it is missing, the adapter ends, or an APIService does not become Available.
+    pub(crate) async fn attach(plane: &ControlPlane, installation: Installation) -> Result<Self> {
+        Self::attach_with(plane, installation, Vec::new()).await
+    }
+
+    /// The same with more arguments.
+    ///
+    /// # Errors
+    /// As for [`Self::attach`].
+    pub(crate) async fn attach_with(
+        plane: &ControlPlane,
+        installation: Installation,
+        arguments: Vec<String>,
+    ) -> Result<Self> {
+        let [port, metrics_port] = free_ports()?;
+        installation.lead_here(plane, port)?;
+        let more = (Vec::new(), arguments);
+        Self::run(plane, installation, more, [port, metrics_port]).await
+    }
+
+    /// Leads what was applied anew to this adapter again, and waits until the API server reaches it.
+    ///
+    /// # Errors
+    /// A part of it is missing, or an APIService does not become Available.
+    pub(crate) async fn attach_again(&mut self, plane: &ControlPlane) -> Result<()> {
+        self.installation.lead_here(plane, self.port)?;
+        self.wait_available(plane).await
+    }
+
+    async fn run(
+        plane: &ControlPlane,
+        installation: Installation,
+        (environment, arguments): (Environment, Vec<String>),
+        [port, metrics_port]: [u16; 2],
+    ) -> Result<Self> {
         let kubeconfig = plane
             .kubeconfig_for_service_account(&installation.namespace, &installation.account)
             .await?;
         let log = plane.dir().join("logs/adapter.log");
         let ports = Ports { port, metrics_port };
         let mut command = command(&installation, &kubeconfig, ports);
-        command.envs(environment.iter().cloned());
+        command.envs(environment.iter().cloned()).args(&arguments);
         let process = Process::spawn(command, &log, Vec::new())?;
-        let mut adapter =
-            Self { process, installation, kubeconfig, log, environment, port, metrics_port };
+        let mut adapter = Self {
+            process,
+            installation,
+            kubeconfig,
+            log,
+            environment,
+            arguments,
+            port,
+            metrics_port,
+        };
         adapter.wait_available(plane).await?;
         Ok(adapter)
     }
@@ -89,7 +142,7 @@ impl Adapter {
     pub(crate) fn start_again(&mut self) -> Result<()> {
         let ports = Ports { port: self.port, metrics_port: self.metrics_port };
         let mut command = command(&self.installation, &self.kubeconfig, ports);
-        command.envs(self.environment.iter().cloned());
+        command.envs(self.environment.iter().cloned()).args(&self.arguments);
         self.process = Process::spawn(command, &self.log, Vec::new())?;
         Ok(())
     }
@@ -195,25 +248,7 @@ impl Installation {
     /// kubectl refuses something, or the manifests lack a part.
     pub(crate) fn apply(plane: &ControlPlane, port: u16) -> Result<Self> {
         let objects = base(plane)?;
-        let of_kind = |kind: &str| {
-            objects.iter().filter(move |object| object["kind"] == kind).collect::<Vec<_>>()
-        };
-        let text = |value: &Value| value.as_str().map(str::to_owned);
-        let api_services = of_kind("APIService");
-        let behind =
-            &api_services.first().context("manifests/base has no APIService")?["spec"]["service"];
-        let deployment =
-            *of_kind("Deployment").first().context("manifests/base has no Deployment")?;
-        let account = &deployment["spec"]["template"]["spec"]["serviceAccountName"];
-        let installation = Self {
-            namespace: text(&behind["namespace"]).context("an APIService without a namespace")?,
-            service: text(&behind["name"]).context("an APIService without a Service")?,
-            account: text(account).context("a Deployment without a ServiceAccount")?,
-            api_services: api_services
-                .iter()
-                .filter_map(|api| text(&api["metadata"]["name"]))
-                .collect(),
-        };
+        let installation = Self::of(&objects)?;
         let kept = |object: &&Value| {
             let kind = object["kind"].as_str().unwrap_or_default();
             !["Deployment", "Service", "PodDisruptionBudget", "NetworkPolicy"].contains(&kind)
@@ -237,6 +272,47 @@ impl Installation {
         let list = json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string();
         plane.kubectl_with_input(&["apply", "--server-side", "-f", "-"], &list)?;
         Ok(installation)
+    }
+
+    /// What these objects install.
+    ///
+    /// # Errors
+    /// They lack a part.
+    pub(crate) fn of(objects: &[Value]) -> Result<Self> {
+        let of_kind = |kind: &str| {
+            objects.iter().filter(move |object| object["kind"] == kind).collect::<Vec<_>>()
+        };
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        let api_services = of_kind("APIService");
+        let behind = &api_services.first().context("no APIService")?["spec"]["service"];
+        let deployment = *of_kind("Deployment").first().context("no Deployment")?;
+        let account = &deployment["spec"]["template"]["spec"]["serviceAccountName"];
+        Ok(Self {
+            namespace: text(&behind["namespace"]).context("an APIService without a namespace")?,
+            service: text(&behind["name"]).context("an APIService without a Service")?,
+            account: text(account).context("a Deployment without a ServiceAccount")?,
+            api_services: api_services
+                .iter()
+                .filter_map(|api| text(&api["metadata"]["name"]))
+                .collect(),
+        })
+    }
+
+    /// Nothing here forwards to a cluster's addresses: the Service becomes a name of this machine, at this port.
+    fn lead_here(&self, plane: &ControlPlane, port: u16) -> Result<()> {
+        let spec = json!({"spec": {
+            "type": "ExternalName", "externalName": "localhost", "selector": null,
+            "clusterIP": null, "clusterIPs": null, "ipFamilies": null, "ipFamilyPolicy": null,
+            "internalTrafficPolicy": null, "ports": [{"name": "https", "port": port}],
+        }});
+        let merge = ["patch", "--type=merge", "-p"];
+        let service = ["service", "-n", &self.namespace, &self.service];
+        plane.kubectl(&[&merge[..], &[&spec.to_string()], &service].concat())?;
+        let behind = json!({"spec": {"service": {"port": port}}}).to_string();
+        for name in &self.api_services {
+            plane.kubectl(&[&merge[..], &[&behind, "apiservice", name]].concat())?;
+        }
+        Ok(())
     }
 
     /// Waits until every APIService is Available, as long as `check` finds nothing wrong.

@@ -29,6 +29,8 @@ pub(crate) struct ControlPlaneOptions {
     pub(crate) hpa_sync_period: Duration,
     /// More flags of kube-controller-manager; the last of two that are the same is the one that holds.
     pub(crate) controller_flags: Vec<String>,
+    /// Whose requests the API server writes into its audit log, if anybody's.
+    pub(crate) audited_user: Option<String>,
     /// Where data and logs go. Logs stay until the next run.
     pub(crate) dir: PathBuf,
 }
@@ -43,7 +45,7 @@ impl ControlPlaneOptions {
         remove_leftovers(root)?;
         let dir = root.join(format!("{PREFIX}{}-{name}", std::process::id()));
         let hpa_sync_period = Duration::from_secs(15);
-        Ok(Self { hpa_sync_period, controller_flags: Vec::new(), dir })
+        Ok(Self { hpa_sync_period, controller_flags: Vec::new(), audited_user: None, dir })
     }
 }
 
@@ -84,7 +86,9 @@ impl ControlPlane {
         let client = client_from(&kubeconfig_path(&dir, "admin")).await?;
 
         let mut etcd = start_etcd(&dir, etcd_port, peer_port)?;
-        let mut apiserver = start_apiserver(&dir, &pki, etcd_port, port)?;
+        let audit = options.audited_user.as_deref().map(|user| audit_flags(&dir, user));
+        let audit = audit.transpose()?.unwrap_or_default();
+        let mut apiserver = start_apiserver(&dir, &pki, [etcd_port, port], &audit)?;
         wait_ready(&client, &mut [&mut etcd, &mut apiserver]).await?;
         let mut controller_manager = start_controllers(&pki, &options)?;
         wait_for_controllers(&client, &mut controller_manager).await?;
@@ -95,6 +99,11 @@ impl ControlPlane {
     /// The directory with `logs/`.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// The audit log, if somebody is audited.
+    pub(crate) fn audit_log(&self) -> PathBuf {
+        log(&self.dir, "audit")
     }
 
     /// A client in system:masters.
@@ -286,7 +295,28 @@ fn start_etcd(dir: &Path, port: u16, peer_port: u16) -> Result<Process> {
     Process::spawn(command, &log(dir, "etcd"), Vec::new())
 }
 
-fn start_apiserver(dir: &Path, pki: &Pki, etcd_port: u16, port: u16) -> Result<Process> {
+/// Flags that have every request of the user in `logs/audit.log`, with its answer's code.
+fn audit_flags(dir: &Path, user: &str) -> Result<Vec<String>> {
+    let policy = dir.join("audit-policy.json");
+    let rules = json!([{"level": "Metadata", "users": [user]}, {"level": "None"}]);
+    let content = json!({
+        "apiVersion": "audit.k8s.io/v1", "kind": "Policy",
+        "omitStages": ["RequestReceived"], "rules": rules,
+    });
+    fs::write(&policy, content.to_string())?;
+    let log = log(dir, "audit");
+    Ok(vec![
+        format!("--audit-policy-file={}", policy.display()),
+        format!("--audit-log-path={}", log.display()),
+    ])
+}
+
+fn start_apiserver(
+    dir: &Path,
+    pki: &Pki,
+    [etcd_port, port]: [u16; 2],
+    more: &[String],
+) -> Result<Process> {
     let mut command = Command::new(programs::kubernetes("kube-apiserver")?);
     command
         .args(["--etcd-servers", &format!("http://127.0.0.1:{etcd_port}")])
@@ -310,6 +340,7 @@ fn start_apiserver(dir: &Path, pki: &Pki, etcd_port: u16, port: u16) -> Result<P
     ] {
         command.arg(flag).arg(file);
     }
+    command.args(more);
     Process::spawn(command, &log(dir, "kube-apiserver"), Vec::new())
 }
 

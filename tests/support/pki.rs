@@ -82,6 +82,18 @@ impl Pki {
         replace(&self.certificate("front-proxy"), &fs::read(self.certificate("front-proxy-next"))?)
     }
 
+    /// Makes an authority of its own for one Service, and a certificate of it for the name by which kube-apiserver asks, as
+    /// cert-manager does with the Certificates that are shipped: files `NAME-ca` and `NAME`.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub(crate) fn serving(&self, name: &str, dns_names: &[String]) -> Result<()> {
+        let authority = self.authority(&format!("{name}-ca"))?;
+        let mut params = CertificateParams::new(dns_names)?;
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        self.issue(name, params, &authority)
+    }
+
     fn authority(&self, name: &str) -> Result<Issuer<'static, KeyPair>> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::new(Vec::new())?;

@@ -1,6 +1,6 @@
 //! The real Kubernetes programs and our own binary.
 //!
-//! In: `tests/kubernetes/build.sh` or its result. Out: paths. Never: a program found on the PATH.
+//! In: `tests/kubernetes/build.sh` and `tests/packaging/build.sh`, or their results. Out: paths. Never: a program found on the PATH.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -29,16 +29,32 @@ pub(crate) fn this_binary(test: &str) -> Value {
 /// # Errors
 /// The build fails; its own output says why.
 pub(crate) fn kubernetes(program: &str) -> Result<PathBuf> {
-    static DIRECTORY: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    static DIRECTORY: Built = OnceLock::new();
     let directory = DIRECTORY
-        .get_or_init(|| build().map_err(|error| format!("{error:#}")))
+        .get_or_init(|| build("kubernetes").map_err(|error| format!("{error:#}")))
         .as_ref()
         .map_err(|error| anyhow!("the real Kubernetes is missing: {error}"))?;
     Ok(directory.join(program))
 }
 
-fn build() -> Result<PathBuf> {
-    let script = checkout().join("tests/kubernetes/build.sh");
+/// The path of `helm` or `kustomize`, or of the directory `definitions` with those of other projects; built if need be.
+///
+/// # Errors
+/// The build fails; its own output says why.
+pub(crate) fn packaging(name: &str) -> Result<PathBuf> {
+    static DIRECTORY: Built = OnceLock::new();
+    let directory = DIRECTORY
+        .get_or_init(|| build("packaging").map_err(|error| format!("{error:#}")))
+        .as_ref()
+        .map_err(|error| anyhow!("helm and kustomize are missing: {error}"))?;
+    Ok(directory.join(name))
+}
+
+/// Where a build is, or why it is not.
+type Built = OnceLock<Result<PathBuf, String>>;
+
+fn build(what: &str) -> Result<PathBuf> {
+    let script = checkout().join("tests").join(what).join("build.sh");
     let output = Command::new(&script)
         .stderr(Stdio::inherit())
         .output()
