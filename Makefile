@@ -28,7 +28,7 @@ test: need-rust need-cc need-go fmt lint docs deny features unit loom it ## ever
 cluster: need-rust need-cc need-go kubernetes ## a real control plane with everything deployed, until Ctrl-C
 	cargo test --quiet --test it -- --ignored --exact cluster --nocapture
 
-.PHONY: need-rust need-cc need-go kubernetes packaging
+.PHONY: need-rust need-cc need-go kubernetes packaging monitoring
 need-rust:
 	$(call need,cargo,this needs Rust 1.95 or newer: 'cargo' is not on the PATH)
 need-cc:
@@ -88,10 +88,13 @@ $(fuzz):
 kubernetes:
 	@tests/kubernetes/build.sh >/dev/null
 
-packaging:
+packaging: need-go
 	@tests/packaging/build.sh >/dev/null
 
-it: kubernetes packaging ## integration tests on a real control plane
+monitoring: need-go
+	@tests/monitoring/build.sh >/dev/null
+
+it: kubernetes packaging monitoring ## integration tests on a real control plane
 	cargo test --test it -- --test-threads 4
 
 soak: need-rust need-cc ## ten minutes of everything the agent does at once, under load

@@ -33,6 +33,8 @@ pub enum Command {
     Adapter(AdapterArgs),
     /// Prints the CustomResourceDefinition of ScalingPolicy as YAML.
     Crd,
+    /// Prints the recording rules and alerts for Prometheus.
+    Rules(RulesArgs),
     /// Holds any metrics adapter (prometheus-adapter, KEDA, Headroom) against what an HPA relies on.
     ///
     /// Exits with 0 if no case failed, 1 if one did, 2 if the adapter could not be asked.
@@ -264,6 +266,23 @@ pub struct ConformanceArgs {
     /// How to say it.
     #[arg(long, value_enum, default_value_t = ReportFormat::Text)]
     pub output: ReportFormat,
+}
+
+/// `headroom rules`.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct RulesArgs {
+    /// As what to print them.
+    #[arg(long, value_enum, default_value_t = RulesFormat::Prometheus)]
+    pub output: RulesFormat,
+}
+
+/// What rules are written for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RulesFormat {
+    /// A rule file of Prometheus.
+    Prometheus,
+    /// A PrometheusRule of the Prometheus Operator.
+    Kubernetes,
 }
 
 /// How a report is written.

@@ -9,6 +9,7 @@ pub mod agent;
 mod configured;
 mod conformance;
 pub mod demo;
+mod rules;
 mod shutdown;
 
 /// Runs the subcommand until it ends or the process is told to end (SIGINT, SIGTERM), and says how the process should end.
@@ -23,6 +24,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Demo(args) => demo::run(args)?,
         Command::Agent(args) => agent::run(&args)?,
         Command::Adapter(args) => adapter::run(args)?,
+        Command::Rules(args) => rules::print(args)?,
         Command::Crd => {
             use std::io::Write;
             std::io::stdout().write_all(crate::controller::crd::crd_yaml()?.as_bytes())?;

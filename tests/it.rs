@@ -19,6 +19,7 @@ mod support {
     pub(crate) mod played;
     pub(crate) mod process;
     pub(crate) mod programs;
+    pub(crate) mod prometheus;
     pub(crate) mod raw_profile;
     pub(crate) mod sample;
     pub(crate) mod shared;
@@ -30,6 +31,8 @@ mod support {
 mod access;
 #[path = "it/admission.rs"]
 mod admission;
+#[path = "it/alerts.rs"]
+mod alerts;
 #[path = "it/conformance.rs"]
 mod conformance;
 #[path = "it/dependencies.rs"]
@@ -60,6 +63,8 @@ mod profiles;
 mod reading;
 #[path = "it/replicas.rs"]
 mod replicas;
+#[path = "it/rules.rs"]
+mod rules;
 #[path = "it/sandbox.rs"]
 mod sandbox;
 #[path = "it/scaling.rs"]

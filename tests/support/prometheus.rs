@@ -1,0 +1,115 @@
+//! A real Prometheus with the shipped rules, and promtool.
+//!
+//! In: the addresses to scrape. Out: which alerts fire. Never: other rules than the shipped ones; only their times can be made short.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use serde_json::Value;
+
+use super::control_plane::free_ports;
+use super::process::Process;
+use super::programs::checkout;
+
+/// The path of `prometheus` or `promtool`, built if need be: the first time this takes minutes.
+///
+/// # Errors
+/// The build fails; its own output says why.
+pub(crate) fn program(name: &str) -> Result<PathBuf> {
+    static DIRECTORY: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let directory = DIRECTORY
+        .get_or_init(|| build().map_err(|error| format!("{error:#}")))
+        .as_ref()
+        .map_err(|error| anyhow!("the real Prometheus is missing: {error}"))?;
+    Ok(directory.join(name))
+}
+
+fn build() -> Result<PathBuf> {
+    let script = checkout().join("tests/monitoring/build.sh");
+    let output = Command::new(&script)
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("cannot run {}", script.display()))?;
+    ensure!(output.status.success(), "{} failed: {}", script.display(), output.status);
+    let text = String::from_utf8(output.stdout)?;
+    Ok(PathBuf::from(text.lines().last().context("the build names no directory")?))
+}
+
+/// The shipped rules.
+pub(crate) fn rules_file() -> PathBuf {
+    checkout().join("dashboards/rules/headroom.rules.yaml")
+}
+
+/// The rules with every minute and hour of theirs a second, so that a test can wait for them: `for: 10m` is `for: 10s`, and ranges,
+/// of which the shortest must hold samples, are 15 s or more. Nothing else is changed, thresholds least of all.
+pub(crate) fn quick(rules: &str) -> String {
+    let mut text = String::with_capacity(rules.len());
+    for line in rules.lines() {
+        match line.split_once("for: ") {
+            Some((indent, wait)) if indent.trim().is_empty() => {
+                let number = wait.trim_end_matches(char::is_alphabetic);
+                text.push_str(&format!("{indent}for: {number}s"));
+            }
+            _ => text.push_str(&quick_ranges(line)),
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// `[5m]` and `[1h]` become `[15s]`, `[1h:1m]` `[60s:1s]`, `offset 1m` `offset 1s`, `offset 3h` `offset 180s`.
+fn quick_ranges(line: &str) -> String {
+    let mut text = line.replace("[1h:1m]", "[60s:1s]");
+    for range in ["[2m]", "[5m]", "[10m]", "[15m]", "[1h]"] {
+        text = text.replace(range, "[15s]");
+    }
+    text.replace("offset 1m", "offset 1s").replace("offset 3h", "offset 180s")
+}
+
+/// A running Prometheus that scrapes each second.
+#[derive(Debug)]
+pub(crate) struct Prometheus {
+    _process: Process,
+    url: String,
+}
+
+impl Prometheus {
+    /// Starts one in `dir` that scrapes `target` as the job `headroom-adapter`, with `rules`.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub(crate) fn start(dir: &Path, target: &str, rules: &str) -> Result<Self> {
+        std::fs::create_dir_all(dir)?;
+        std::fs::write(dir.join("rules.yaml"), rules)?;
+        let target = target.trim_start_matches("http://");
+        // Labels of series win, as in the ServiceMonitor.
+        let config = format!(
+            "global:\n  scrape_interval: 1s\n  scrape_timeout: 1s\n  evaluation_interval: 1s\n\
+             rule_files: [rules.yaml]\n\
+             scrape_configs:\n- job_name: headroom-adapter\n  honor_labels: true\n  \
+             static_configs:\n  - targets: ['{target}']\n"
+        );
+        std::fs::write(dir.join("prometheus.yaml"), config)?;
+        let [port] = free_ports()?;
+        let mut command = Command::new(program("prometheus")?);
+        command
+            .arg(format!("--config.file={}", dir.join("prometheus.yaml").display()))
+            .arg(format!("--storage.tsdb.path={}", dir.join("data").display()))
+            .arg(format!("--web.listen-address=127.0.0.1:{port}"));
+        let process = Process::spawn(command, &dir.join("prometheus.log"), Vec::new())?;
+        Ok(Self { _process: process, url: format!("http://127.0.0.1:{port}") })
+    }
+
+    /// The names of the alerts that fire now; `None` while it does not answer.
+    pub(crate) async fn firing(&self) -> Option<BTreeSet<String>> {
+        let answer = reqwest::get(format!("{}/api/v1/alerts", self.url)).await.ok()?;
+        let body: Value = answer.json().await.ok()?;
+        let alerts = body["data"]["alerts"].as_array()?;
+        let firing = alerts.iter().filter(|alert| alert["state"] == "firing");
+        let name = |alert: &Value| Some(alert["labels"]["alertname"].as_str()?.to_owned());
+        Some(firing.filter_map(name).collect())
+    }
+}
