@@ -33,6 +33,8 @@ pub enum Command {
     Adapter(AdapterArgs),
     /// Prints the CustomResourceDefinition of ScalingPolicy as YAML.
     Crd,
+    /// Prints the Grafana dashboards: their names, or one by its name, or ConfigMaps of them.
+    Dashboards(DashboardsArgs),
     /// Prints the recording rules and alerts for Prometheus.
     Rules(RulesArgs),
     /// Holds any metrics adapter (prometheus-adapter, KEDA, Headroom) against what an HPA relies on.
@@ -266,6 +268,28 @@ pub struct ConformanceArgs {
     /// How to say it.
     #[arg(long, value_enum, default_value_t = ReportFormat::Text)]
     pub output: ReportFormat,
+}
+
+/// `headroom dashboards`.
+#[derive(Clone, Debug, Args)]
+pub struct DashboardsArgs {
+    /// Which one; without it their names are printed.
+    #[arg(value_enum)]
+    pub name: Option<Dashboard>,
+    /// Print ConfigMaps for this namespace, labelled for Grafana's sidecar, of all or of the one named.
+    #[arg(long, value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+}
+
+/// The dashboards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Dashboard {
+    /// What services know about themselves.
+    ServiceRuntime,
+    /// Why each workload has its size.
+    Scaling,
+    /// Whether the adapter answers, how fast and how fresh.
+    Adapter,
 }
 
 /// `headroom rules`.

@@ -8,6 +8,7 @@ pub mod adapter;
 pub mod agent;
 mod configured;
 mod conformance;
+mod dashboards;
 pub mod demo;
 mod rules;
 mod shutdown;
@@ -24,6 +25,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Demo(args) => demo::run(args)?,
         Command::Agent(args) => agent::run(&args)?,
         Command::Adapter(args) => adapter::run(args)?,
+        Command::Dashboards(args) => dashboards::print(&args)?,
         Command::Rules(args) => rules::print(args)?,
         Command::Crd => {
             use std::io::Write;

@@ -35,6 +35,8 @@ mod admission;
 mod alerts;
 #[path = "it/conformance.rs"]
 mod conformance;
+#[path = "it/dashboards.rs"]
+mod dashboards;
 #[path = "it/dependencies.rs"]
 mod dependencies;
 #[path = "it/discovery.rs"]

@@ -82,8 +82,6 @@ impl Prometheus {
     /// # Errors
     /// It cannot be started.
     pub(crate) fn start(dir: &Path, target: &str, rules: &str) -> Result<Self> {
-        std::fs::create_dir_all(dir)?;
-        std::fs::write(dir.join("rules.yaml"), rules)?;
         let target = target.trim_start_matches("http://");
         // Labels of series win, as in the ServiceMonitor.
         let config = format!(
@@ -92,6 +90,16 @@ impl Prometheus {
              scrape_configs:\n- job_name: headroom-adapter\n  honor_labels: true\n  \
              static_configs:\n  - targets: ['{target}']\n"
         );
+        Self::configured(dir, &config, rules)
+    }
+
+    /// Starts one in `dir` with this configuration, which names the rules as `rules.yaml`.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub(crate) fn configured(dir: &Path, config: &str, rules: &str) -> Result<Self> {
+        std::fs::create_dir_all(dir)?;
+        std::fs::write(dir.join("rules.yaml"), rules)?;
         std::fs::write(dir.join("prometheus.yaml"), config)?;
         let [port] = free_ports()?;
         let mut command = Command::new(program("prometheus")?);
@@ -101,6 +109,18 @@ impl Prometheus {
             .arg(format!("--web.listen-address=127.0.0.1:{port}"));
         let process = Process::spawn(command, &dir.join("prometheus.log"), Vec::new())?;
         Ok(Self { _process: process, url: format!("http://127.0.0.1:{port}") })
+    }
+
+    /// What an address below `/api/v1` answers under `data`.
+    ///
+    /// # Errors
+    /// It does not answer, or with an error, whose text is in it.
+    pub(crate) async fn data(&self, path: &str, query: &[(&str, &str)]) -> Result<Value> {
+        let mut url = reqwest::Url::parse(&format!("{}/api/v1/{path}", self.url))?;
+        url.query_pairs_mut().extend_pairs(query);
+        let mut body: Value = reqwest::get(url).await?.json().await?;
+        ensure!(body["status"] == "success", "{}", body["error"]);
+        Ok(body["data"].take())
     }
 
     /// The names of the alerts that fire now; `None` while it does not answer.
