@@ -1,7 +1,8 @@
 //! Real faults of a real adapter, and the alerts that a real Prometheus makes of them.
 //!
 //! The rules are the shipped ones, their minutes made seconds. Each fault is made, its alerts are waited for, it is mended, and
-//! they must be gone. What needs days (certificates), hours (tasks) or a bug (a panic) is held by promtool alone.
+//! they must be gone. What needs days (certificates), hours (tasks) or a bug (a panic), and what no fault here makes yet (a blocked
+//! worker, a memory limit, a failing watch, replicas that differ), is held by promtool alone.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
