@@ -86,12 +86,12 @@ async fn variables(
         let series = ["namespace", "service", "policy", "pod", "instance"]
             .iter()
             .fold(series.to_owned(), |text, name| text.replace(&format!("${name}"), ".*"));
-        let values = prometheus.data(&format!("label/{label}/values"), &[("match[]", &series)]);
-        let values = values.await?;
+        let path = format!("label/{label}/values");
+        let values = prometheus.data(&path, &[("match[]", &series)]).await?;
         let values = values.as_array().into_iter().flatten().filter_map(Value::as_str);
         let mut every = vec![all.to_owned()];
         every.extend(values.map(str::to_owned));
-        ensure!(every.len() > 1, "${name} has no value: {definition}");
+        ensure!(every.len() > 1, "the variable {name} has no value: {definition}");
         found.insert(name, every);
     }
     Ok(found)

@@ -4,12 +4,12 @@ use std::process::Command;
 
 use anyhow::{Result, ensure};
 
-use crate::support::programs::checkout;
-use crate::support::prometheus::{program, quick, rules_file};
+use crate::support::programs::{checkout, monitoring};
+use crate::support::prometheus::{quick, rules_file};
 use crate::support::shared::run;
 
 fn promtool(arguments: &[&str]) -> Result<String> {
-    let output = Command::new(program("promtool")?)
+    let output = Command::new(monitoring("promtool")?)
         .args(arguments)
         .current_dir(checkout().join("dashboards/rules"))
         .output()?;

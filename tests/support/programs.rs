@@ -1,6 +1,6 @@
 //! The real Kubernetes programs and our own binary.
 //!
-//! In: `tests/kubernetes/build.sh` and `tests/packaging/build.sh`, or their results. Out: paths. Never: a program found on the PATH.
+//! In: `tests/{kubernetes,packaging,monitoring}/build.sh`, or their results. Out: paths. Never: a program found on the PATH.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -48,6 +48,19 @@ pub(crate) fn packaging(name: &str) -> Result<PathBuf> {
         .as_ref()
         .map_err(|error| anyhow!("helm and kustomize are missing: {error}"))?;
     Ok(directory.join(name))
+}
+
+/// The path of `prometheus` or `promtool`, built if need be.
+///
+/// # Errors
+/// The build fails; its own output says why.
+pub(crate) fn monitoring(program: &str) -> Result<PathBuf> {
+    static DIRECTORY: Built = OnceLock::new();
+    let directory = DIRECTORY
+        .get_or_init(|| build("monitoring").map_err(|error| format!("{error:#}")))
+        .as_ref()
+        .map_err(|error| anyhow!("the real Prometheus is missing: {error}"))?;
+    Ok(directory.join(program))
 }
 
 /// Where a build is, or why it is not.

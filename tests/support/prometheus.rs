@@ -4,39 +4,14 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::OnceLock;
+use std::process::Command;
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Result, ensure};
 use serde_json::Value;
 
 use super::control_plane::free_ports;
 use super::process::Process;
-use super::programs::checkout;
-
-/// The path of `prometheus` or `promtool`, built if need be: the first time this takes minutes.
-///
-/// # Errors
-/// The build fails; its own output says why.
-pub(crate) fn program(name: &str) -> Result<PathBuf> {
-    static DIRECTORY: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let directory = DIRECTORY
-        .get_or_init(|| build().map_err(|error| format!("{error:#}")))
-        .as_ref()
-        .map_err(|error| anyhow!("the real Prometheus is missing: {error}"))?;
-    Ok(directory.join(name))
-}
-
-fn build() -> Result<PathBuf> {
-    let script = checkout().join("tests/monitoring/build.sh");
-    let output = Command::new(&script)
-        .stderr(Stdio::inherit())
-        .output()
-        .with_context(|| format!("cannot run {}", script.display()))?;
-    ensure!(output.status.success(), "{} failed: {}", script.display(), output.status);
-    let text = String::from_utf8(output.stdout)?;
-    Ok(PathBuf::from(text.lines().last().context("the build names no directory")?))
-}
+use super::programs::{checkout, monitoring};
 
 /// The shipped rules.
 pub(crate) fn rules_file() -> PathBuf {
@@ -102,7 +77,7 @@ impl Prometheus {
         std::fs::write(dir.join("rules.yaml"), rules)?;
         std::fs::write(dir.join("prometheus.yaml"), config)?;
         let [port] = free_ports()?;
-        let mut command = Command::new(program("prometheus")?);
+        let mut command = Command::new(monitoring("prometheus")?);
         command
             .arg(format!("--config.file={}", dir.join("prometheus.yaml").display()))
             .arg(format!("--storage.tsdb.path={}", dir.join("data").display()))
