@@ -158,6 +158,18 @@ async fn unrecorded(prometheus: &Prometheus) -> Result<Vec<String>> {
     Ok(missing)
 }
 
+/// How many queries were asked, and what is wrong with some.
+async fn asked_all(prometheus: &Prometheus) -> Result<(usize, Vec<String>)> {
+    let (mut asked, mut wrong) = (0, unrecorded(prometheus).await?);
+    for name in ["service-runtime", "scaling", "adapter"] {
+        let file = checkout().join(format!("dashboards/{name}.json"));
+        let (queries, empty) = empty_of(prometheus, &file).await?;
+        asked += queries;
+        wrong.extend(empty.into_iter().map(|what| format!("{name}: {what}")));
+    }
+    Ok((asked, wrong))
+}
+
 #[test]
 fn every_query_of_every_dashboard_and_recording_rule_returns_data_of_a_running_system() {
     run(async {
@@ -168,21 +180,18 @@ fn every_query_of_every_dashboard_and_recording_rule_returns_data_of_a_running_s
         let rules = std::fs::read_to_string(rules_file())?;
         let dir = cluster.plane.dir().join("prometheus");
         let prometheus = Prometheus::configured(&dir, &config, &rules)?;
-        let boards = checkout().join("dashboards");
+        let mut last = String::new();
         let everything = eventually(Duration::from_secs(150), "data for every query", async || {
-            let (mut asked, mut wrong) = (0, unrecorded(&prometheus).await?);
-            for name in ["service-runtime", "scaling", "adapter"] {
-                let (queries, empty) =
-                    empty_of(&prometheus, &boards.join(format!("{name}.json"))).await?;
-                asked += queries;
-                wrong.extend(empty.into_iter().map(|what| format!("{name}: {what}")));
-            }
-            std::fs::write(dir.join("wrong.txt"), wrong.join("\n"))?;
+            // It takes a moment to listen, and the variables some scrapes to have values.
+            let (asked, wrong) = match asked_all(&prometheus).await {
+                Ok(said) => said,
+                Err(error) => (0, vec![format!("{error:#}")]),
+            };
+            last = wrong.join("\n");
             Ok(wrong.is_empty().then_some(asked))
-        });
-        let asked = everything
-            .await
-            .with_context(|| std::fs::read_to_string(dir.join("wrong.txt")).unwrap_or_default())?;
+        })
+        .await;
+        let asked = everything.with_context(|| last.clone())?;
         eprintln!("{asked} queries returned data");
         ensure!(asked > 300, "only {asked} queries were asked");
         // The check itself fails where a metric has another name.
