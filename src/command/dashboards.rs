@@ -105,7 +105,7 @@ mod tests {
             let texts = targets
                 .chain(annotations)
                 .map(|query| &query["expr"])
-                .chain(variables.map(|variable| &variable["definition"]));
+                .chain(variables.map(|variable| &variable["query"]["query"]));
             found.extend(
                 texts.filter_map(Value::as_str).map(|text| (name.to_owned(), text.to_owned())),
             );

@@ -77,7 +77,7 @@ async fn variables(
     let mut found = BTreeMap::new();
     for variable in board["templating"]["list"].as_array().context("variables")? {
         let name = variable["name"].as_str().context("a name")?.to_owned();
-        let Some(definition) = variable["definition"].as_str() else { continue };
+        let Some(definition) = variable["query"]["query"].as_str() else { continue };
         let all = variable["allValue"].as_str().context("a value for all")?;
         let asked = definition
             .strip_prefix("label_values(")
