@@ -1,7 +1,7 @@
 # The front door. `make run` shows Headroom at work without a cluster; `make test` proves all of it against real Kubernetes.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test cluster fmt lint unit loom miri fuzz it sla soak soak-sanitized bench deny features docs crd
+.PHONY: help run test cluster fmt lint unit loom miri fuzz it sla soak soak-sanitized bench deny features docs image image-test package crd
 
 cache := $(or $(HEADROOM_CACHE),$(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME)/headroom,$(HOME)/.cache/headroom))
 deny_version := 0.20.2
@@ -10,6 +10,7 @@ fuzz_version := 0.13.2
 fuzz := $(cache)/cargo-fuzz-$(fuzz_version)/bin/cargo-fuzz
 fuzz_targets := $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 fuzz_seconds ?= 60
+version := $(shell sed -n '/^version = /{s/.*"\(.*\)"/\1/p;q;}' Cargo.toml)
 
 # need PROGRAM REASON: one line and a failure where a prerequisite is missing.
 need = @command -v $(1) >/dev/null 2>&1 || { echo "error: $(2)" >&2; exit 1; }
@@ -114,6 +115,19 @@ soak-sanitized: need-rust need-cc ## a minute of the soak in a program whose mem
 # With the profile of `make run` and `make test`: that of `cargo bench` would compile every crate again.
 bench: need-rust need-cc ## what the histogram, the request layer and a scrape cost; fails where a bar is missed
 	cargo bench --quiet --profile dev
+
+# The image's revision is the commit; its files are as old as it is.
+image: ## the image headroom:VERSION, with Docker or buildah
+	@set -e; builder=$$(command -v docker || command -v buildah) || { echo "error: this needs docker or buildah" >&2; exit 1; }; \
+	$$builder build --tag headroom:$(version) --build-arg VERSION=$(version) --build-arg REVISION=$$(git rev-parse HEAD) \
+		--build-arg SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) .
+
+image-test: need-rust need-cc ## the image's last stage, built twice and run with limits; needs buildah, podman, runc, skopeo and root
+	cargo build --bin headroom
+	tests/image/test.sh
+
+package: need-rust ## what the crate holds, in target/package, built once from there
+	cargo package --locked
 
 crd: ## writes manifests/base/crd.yaml from the types
 	cargo run --quiet -- crd > manifests/base/crd.yaml
