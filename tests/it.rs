@@ -41,6 +41,8 @@ mod dashboards;
 mod dependencies;
 #[path = "it/discovery.rs"]
 mod discovery;
+#[path = "it/docs.rs"]
+mod docs;
 #[path = "it/exposition.rs"]
 mod exposition;
 #[path = "it/failures.rs"]
