@@ -98,6 +98,11 @@ monitoring: need-go
 it: kubernetes packaging monitoring ## integration tests on a real control plane
 	cargo test --test it -- --test-threads 4
 
+# The last ones are in docs/pictures. Needs Node.js with npm, and Chromium.
+.PHONY: pictures
+pictures: need-rust need-cc kubernetes monitoring ## the dashboards of a loaded system, drawn with Grafana's own components; ten minutes
+	cargo test --test it -- --ignored --exact dashboards::pictures --nocapture
+
 soak: need-rust need-cc ## ten minutes of everything the agent does at once, under load
 	HEADROOM_SOAK_SECONDS=600 cargo test --test it -- soak:: --nocapture
 

@@ -170,16 +170,38 @@ async fn asked_all(prometheus: &Prometheus) -> Result<(usize, Vec<String>)> {
     Ok((asked, wrong))
 }
 
+/// A running system, and a Prometheus that scrapes it.
+async fn scraped(cluster: &Cluster) -> Result<(Vec<LoadDriver>, Prometheus)> {
+    let loads = system(cluster).await?;
+    let adapter = cluster.adapter().await?.metrics_url();
+    let config = configuration(&cluster.plane, adapter.trim_start_matches("http://"))?;
+    let rules = std::fs::read_to_string(rules_file())?;
+    let dir = cluster.plane.dir().join("prometheus");
+    Ok((loads, Prometheus::configured(&dir, &config, &rules)?))
+}
+
+/// `make pictures`: the dashboards of a system under load, drawn.
+#[test]
+#[ignore = "needs Node.js and Chromium, and takes some minutes"]
+fn pictures() {
+    run(async {
+        let cluster = Cluster::start(ControlPlaneOptions::new("pictures")?).await?;
+        let (_loads, prometheus) = scraped(&cluster).await?;
+        eprintln!("five minutes of load, so that there is something to see");
+        tokio::time::sleep(Duration::from_secs(300)).await;
+        let script = checkout().join("tests/pictures/draw.sh");
+        let mut draw = tokio::process::Command::new(script);
+        draw.arg(prometheus.url()).arg(checkout().join("docs/pictures"));
+        ensure!(draw.status().await?.success(), "the pictures were not drawn");
+        Ok(())
+    });
+}
+
 #[test]
 fn every_query_of_every_dashboard_and_recording_rule_returns_data_of_a_running_system() {
     run(async {
         let cluster = Cluster::start(ControlPlaneOptions::new("dashboards")?).await?;
-        let _loads = system(&cluster).await?;
-        let adapter = cluster.adapter().await?.metrics_url();
-        let config = configuration(&cluster.plane, adapter.trim_start_matches("http://"))?;
-        let rules = std::fs::read_to_string(rules_file())?;
-        let dir = cluster.plane.dir().join("prometheus");
-        let prometheus = Prometheus::configured(&dir, &config, &rules)?;
+        let (_loads, prometheus) = scraped(&cluster).await?;
         let mut last = String::new();
         let everything = eventually(Duration::from_secs(150), "data for every query", async || {
             // It takes a moment to listen, and the variables some scrapes to have values.

@@ -81,9 +81,16 @@ impl Prometheus {
         command
             .arg(format!("--config.file={}", dir.join("prometheus.yaml").display()))
             .arg(format!("--storage.tsdb.path={}", dir.join("data").display()))
-            .arg(format!("--web.listen-address=127.0.0.1:{port}"));
+            .arg(format!("--web.listen-address=127.0.0.1:{port}"))
+            // For the page that draws the dashboards.
+            .arg("--web.cors.origin=.*");
         let process = Process::spawn(command, &dir.join("prometheus.log"), Vec::new())?;
         Ok(Self { _process: process, url: format!("http://127.0.0.1:{port}") })
+    }
+
+    /// Where it serves.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
     }
 
     /// What an address below `/api/v1` answers under `data`.
