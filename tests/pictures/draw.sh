@@ -25,7 +25,8 @@ cp "$here"/../../dashboards/*.json "$page/public/boards/"
 cp -r "$page/node_modules/@grafana/ui/dist/public/img" "$page/public/public/build/"
 cd "$page"
 npx vite build --logLevel error >&2
-npx vite preview --host 127.0.0.1 --port 18100 --strictPort --logLevel error >&2 &
+# Not by npx, which would not pass the signal on.
+node node_modules/vite/bin/vite.js preview --host 127.0.0.1 --port 18100 --strictPort --logLevel error >&2 &
 server=$!
 trap 'kill $server' EXIT
 sleep 3
