@@ -86,14 +86,8 @@ fuzz: need-rust need-cc $(fuzz) ## drives every parser with inputs that follow i
 $(fuzz):
 	cargo install cargo-fuzz --version $(fuzz_version) --locked --debug --quiet --root $(cache)/cargo-fuzz-$(fuzz_version)
 
-kubernetes:
-	@tests/kubernetes/build.sh >/dev/null
-
-packaging: need-go
-	@tests/packaging/build.sh >/dev/null
-
-monitoring: need-go
-	@tests/monitoring/build.sh >/dev/null
+kubernetes packaging monitoring: need-go
+	@tests/$@/build.sh >/dev/null
 
 it: kubernetes packaging monitoring ## integration tests on a real control plane
 	cargo test --test it -- --test-threads 4

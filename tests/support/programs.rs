@@ -23,57 +23,63 @@ pub(crate) fn this_binary(test: &str) -> Value {
     json!([binary, "--ignored", "--exact", test])
 }
 
-/// The path of `etcd`, `kube-apiserver`, `kube-controller-manager` or `kubectl`, built if need be:
-/// the first time this takes minutes.
+/// Programs of others that are built for the tests: the first time this takes minutes.
+struct Programs {
+    /// The folder in `tests/` with their `build.sh`.
+    folder: &'static str,
+    missing: &'static str,
+    /// Where they are, or why they are not.
+    built: OnceLock<Result<PathBuf, String>>,
+}
+
+impl Programs {
+    const fn new(folder: &'static str, missing: &'static str) -> Self {
+        Self { folder, missing, built: OnceLock::new() }
+    }
+
+    fn path(&self, name: &str) -> Result<PathBuf> {
+        let built = self.built.get_or_init(|| self.build().map_err(|error| format!("{error:#}")));
+        let directory = built.as_ref().map_err(|error| anyhow!("{}: {error}", self.missing))?;
+        Ok(directory.join(name))
+    }
+
+    fn build(&self) -> Result<PathBuf> {
+        let script = checkout().join("tests").join(self.folder).join("build.sh");
+        let output = Command::new(&script)
+            .stderr(Stdio::inherit())
+            .output()
+            .with_context(|| format!("cannot run {}", script.display()))?;
+        ensure!(output.status.success(), "{} failed: {}", script.display(), output.status);
+        let text = String::from_utf8(output.stdout)?;
+        let directory = text.lines().last().context("the build names no directory")?;
+        Ok(PathBuf::from(directory))
+    }
+}
+
+static KUBERNETES: Programs = Programs::new("kubernetes", "the real Kubernetes is missing");
+static PACKAGING: Programs = Programs::new("packaging", "helm and kustomize are missing");
+static MONITORING: Programs = Programs::new("monitoring", "the real Prometheus is missing");
+
+/// The path of `etcd`, `kube-apiserver`, `kube-controller-manager` or `kubectl`.
 ///
 /// # Errors
 /// The build fails; its own output says why.
 pub(crate) fn kubernetes(program: &str) -> Result<PathBuf> {
-    static DIRECTORY: Built = OnceLock::new();
-    let directory = DIRECTORY
-        .get_or_init(|| build("kubernetes").map_err(|error| format!("{error:#}")))
-        .as_ref()
-        .map_err(|error| anyhow!("the real Kubernetes is missing: {error}"))?;
-    Ok(directory.join(program))
+    KUBERNETES.path(program)
 }
 
-/// The path of `helm` or `kustomize`, or of the directory `definitions` with those of other projects; built if need be.
+/// The path of `helm` or `kustomize`, or of the directory `definitions` with those of other projects.
 ///
 /// # Errors
 /// The build fails; its own output says why.
 pub(crate) fn packaging(name: &str) -> Result<PathBuf> {
-    static DIRECTORY: Built = OnceLock::new();
-    let directory = DIRECTORY
-        .get_or_init(|| build("packaging").map_err(|error| format!("{error:#}")))
-        .as_ref()
-        .map_err(|error| anyhow!("helm and kustomize are missing: {error}"))?;
-    Ok(directory.join(name))
+    PACKAGING.path(name)
 }
 
-/// The path of `prometheus` or `promtool`, built if need be.
+/// The path of `prometheus` or `promtool`.
 ///
 /// # Errors
 /// The build fails; its own output says why.
 pub(crate) fn monitoring(program: &str) -> Result<PathBuf> {
-    static DIRECTORY: Built = OnceLock::new();
-    let directory = DIRECTORY
-        .get_or_init(|| build("monitoring").map_err(|error| format!("{error:#}")))
-        .as_ref()
-        .map_err(|error| anyhow!("the real Prometheus is missing: {error}"))?;
-    Ok(directory.join(program))
-}
-
-/// Where a build is, or why it is not.
-type Built = OnceLock<Result<PathBuf, String>>;
-
-fn build(what: &str) -> Result<PathBuf> {
-    let script = checkout().join("tests").join(what).join("build.sh");
-    let output = Command::new(&script)
-        .stderr(Stdio::inherit())
-        .output()
-        .with_context(|| format!("cannot run {}", script.display()))?;
-    ensure!(output.status.success(), "{} failed: {}", script.display(), output.status);
-    let text = String::from_utf8(output.stdout)?;
-    let directory = text.lines().last().context("the build names no directory")?;
-    Ok(PathBuf::from(directory))
+    MONITORING.path(program)
 }
