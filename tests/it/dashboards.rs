@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::support::control_plane::{ControlPlane, ControlPlaneOptions};
 use crate::support::load::{Load, LoadDriver};
+use crate::support::packaging::files;
 use crate::support::programs::checkout;
 use crate::support::prometheus::{Prometheus, rules_file};
 use crate::support::shared::{Cluster, eventually, run};
@@ -69,11 +70,14 @@ async fn system(cluster: &Cluster) -> Result<Vec<LoadDriver>> {
     ])
 }
 
-/// The variables of a dashboard that are asked of Prometheus, each with `All` and its values.
-async fn variables(
-    prometheus: &Prometheus,
-    board: &Value,
-) -> Result<BTreeMap<String, Vec<String>>> {
+/// What a variable of a dashboard can be.
+struct Variable {
+    all: String,
+    values: Vec<String>,
+}
+
+/// The variables of a dashboard whose values are asked of Prometheus, by name.
+async fn variables(prometheus: &Prometheus, board: &Value) -> Result<BTreeMap<String, Variable>> {
     let mut found = BTreeMap::new();
     for variable in board["templating"]["list"].as_array().context("variables")? {
         let name = variable["name"].as_str().context("a name")?.to_owned();
@@ -88,11 +92,9 @@ async fn variables(
             .fold(series.to_owned(), |text, name| text.replace(&format!("${name}"), ".*"));
         let path = format!("label/{label}/values");
         let values = prometheus.data(&path, &[("match[]", &series)]).await?;
-        let values = values.as_array().into_iter().flatten().filter_map(Value::as_str);
-        let mut every = vec![all.to_owned()];
-        every.extend(values.map(str::to_owned));
-        ensure!(every.len() > 1, "the variable {name} has no value: {definition}");
-        found.insert(name, every);
+        let values: Vec<String> = serde_json::from_value(values)?;
+        ensure!(!values.is_empty(), "the variable {name} has no value: {definition}");
+        found.insert(name, Variable { all: all.to_owned(), values });
     }
     Ok(found)
 }
@@ -109,17 +111,16 @@ async fn has_data(prometheus: &Prometheus, expression: &str) -> Result<bool> {
 async fn empty_of(prometheus: &Prometheus, file: &Path) -> Result<(usize, Vec<String>)> {
     let board: Value = serde_json::from_str(&std::fs::read_to_string(file)?)?;
     let variables = variables(prometheus, &board).await?;
-    let all = |name: &String, values: &Vec<String>| (name.clone(), values[0].clone());
-    let mut choices = Vec::new();
-    for (name, values) in &variables {
-        for value in values {
-            let mut choice: BTreeMap<_, _> =
-                variables.iter().map(|(name, values)| all(name, values)).collect();
-            choice.insert(name.clone(), value.clone());
-            choices.push(choice);
-        }
+    let all: BTreeMap<&str, &str> =
+        variables.iter().map(|(name, variable)| (&**name, &*variable.all)).collect();
+    let mut choices = vec![all.clone()];
+    for (name, variable) in &variables {
+        choices.extend(variable.values.iter().map(|value| {
+            let mut choice = all.clone();
+            choice.insert(name, value);
+            choice
+        }));
     }
-    choices.dedup();
     let (mut asked, mut empty) = (0, Vec::new());
     let panels = board["panels"].as_array().context("panels")?;
     let targets = panels.iter().flat_map(|panel| {
@@ -161,11 +162,10 @@ async fn unrecorded(prometheus: &Prometheus) -> Result<Vec<String>> {
 /// How many queries were asked, and what is wrong with some.
 async fn asked_all(prometheus: &Prometheus) -> Result<(usize, Vec<String>)> {
     let (mut asked, mut wrong) = (0, unrecorded(prometheus).await?);
-    for name in ["service-runtime", "scaling", "adapter"] {
-        let file = checkout().join(format!("dashboards/{name}.json"));
+    for file in files(&checkout().join("dashboards"), "json")? {
         let (queries, empty) = empty_of(prometheus, &file).await?;
         asked += queries;
-        wrong.extend(empty.into_iter().map(|what| format!("{name}: {what}")));
+        wrong.extend(empty.into_iter().map(|what| format!("{}: {what}", file.display())));
     }
     Ok((asked, wrong))
 }

@@ -13,10 +13,10 @@ use tokio::net::TcpStream;
 
 use crate::support::control_plane::free_ports;
 use crate::support::packaging::{
-    NAMESPACE, chart, charted, helm, kustomized, objects, output, yaml_files,
+    NAMESPACE, chart, charted, define_kinds_of_others, files, helm, kustomized, objects, output,
 };
 use crate::support::process::Process;
-use crate::support::programs::{HEADROOM, checkout, packaging};
+use crate::support::programs::{HEADROOM, checkout};
 use crate::support::shared::{Cluster, eventually, run, share};
 
 /// Components of kustomize, and the values of the chart that stand for them.
@@ -119,7 +119,7 @@ fn differences(kustomized: &str, charted: &str) -> Result<Vec<String>> {
 
 #[test]
 fn kustomize_and_helm_give_the_same_objects() {
-    let check = || -> Result<()> {
+    run(async {
         let mut faults = Vec::new();
         for (components, values) in SAME {
             let (one, other) = (kustomized(components)?, charted(NAMESPACE, values)?);
@@ -129,13 +129,12 @@ fn kustomize_and_helm_give_the_same_objects() {
         }
         ensure!(faults.is_empty(), "kustomize's and the chart's differ:\n{}", faults.join("\n"));
         Ok(())
-    };
-    check().unwrap_or_else(|error| panic!("{error:#}"));
+    });
 }
 
 #[test]
 fn a_drift_between_kustomize_and_helm_is_seen() {
-    let check = || -> Result<()> {
+    run(async {
         let one = kustomized(&[])?;
         for (value, expected) in [
             ("replicas=3", "/spec/replicas: 2 and 3"),
@@ -147,13 +146,12 @@ fn a_drift_between_kustomize_and_helm_is_seen() {
             ensure!(found.contains(expected), "{value}: {expected:?} is not in {found:?}");
         }
         Ok(())
-    };
-    check().unwrap_or_else(|error| panic!("{error:#}"));
+    });
 }
 
 #[test]
 fn each_component_stands_for_a_value_of_the_chart_and_names_its_files() {
-    let check = || -> Result<()> {
+    run(async {
         let directory = checkout().join("manifests/components");
         for entry in std::fs::read_dir(&directory)? {
             let entry = entry?;
@@ -161,7 +159,7 @@ fn each_component_stands_for_a_value_of_the_chart_and_names_its_files() {
             let known = SAME.iter().any(|(components, _)| *components == [name.as_str()]);
             ensure!(known, "{name} is compared with no value of the chart");
             let text = std::fs::read_to_string(entry.path().join("kustomization.yaml"))?;
-            for file in yaml_files(&entry.path())? {
+            for file in files(&entry.path(), "yaml")? {
                 let file = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
                 // Of Prometheus itself: no object.
                 let is_object = !["kustomization.yaml", "scrape-config.yaml"].contains(&file);
@@ -169,13 +167,12 @@ fn each_component_stands_for_a_value_of_the_chart_and_names_its_files() {
             }
         }
         Ok(())
-    };
-    check().unwrap_or_else(|error| panic!("{error:#}"));
+    });
 }
 
 #[test]
 fn the_chart_goes_into_any_namespace() {
-    let check = || -> Result<()> {
+    run(async {
         let (_, everything) = SAME.last().context("cases")?;
         let elsewhere = charted("elsewhere", everything)?;
         let left: Vec<&str> = elsewhere.lines().filter(|line| line.contains(NAMESPACE)).collect();
@@ -187,13 +184,12 @@ fn the_chart_goes_into_any_namespace() {
             ensure!(known, "{object}");
         }
         Ok(())
-    };
-    check().unwrap_or_else(|error| panic!("{error:#}"));
+    });
 }
 
 #[test]
 fn the_chart_refuses_values_that_it_does_not_know() {
-    let check = || -> Result<()> {
+    run(async {
         for (value, text) in [
             ("replica=3", "replica"),
             ("replicas=0", "replicas"),
@@ -208,13 +204,12 @@ fn the_chart_refuses_values_that_it_does_not_know() {
         let mut lint = helm(home.path())?;
         lint.args(["lint", "--strict"]).arg(chart());
         output(lint).map(drop)
-    };
-    check().unwrap_or_else(|error| panic!("{error:#}"));
+    });
 }
 
 #[test]
 fn what_is_configured_reaches_the_adapter_as_a_file() {
-    let check = || -> Result<()> {
+    run(async {
         let rendered = objects(&charted(NAMESPACE, &["config.logLevel=debug"])?)?;
         let of_kind = |kind: &str| rendered.iter().find(|object| object["kind"] == kind);
         let map = of_kind("ConfigMap").context("no ConfigMap")?;
@@ -236,13 +231,12 @@ fn what_is_configured_reaches_the_adapter_as_a_file() {
         ensure!(arguments.contains(&flag), "{arguments:?}");
         ensure!(pod["volumes"].to_string().contains("\"configMap\""), "{pod}");
         Ok(())
-    };
-    check().unwrap_or_else(|error| panic!("{error:#}"));
+    });
 }
 
 #[test]
 fn each_dashboard_is_a_config_map_for_grafanas_sidecar() {
-    let check = || -> Result<()> {
+    run(async {
         let rendered = objects(&charted(NAMESPACE, &["dashboards.enabled=true"])?)?;
         let label = "/metadata/labels/grafana_dashboard";
         let maps = rendered.iter().filter(|object| object.pointer(label).is_some());
@@ -253,17 +247,13 @@ fn each_dashboard_is_a_config_map_for_grafanas_sidecar() {
             }
         }
         let mut shipped = BTreeMap::new();
-        for entry in std::fs::read_dir(checkout().join("dashboards"))? {
-            let path = entry?.path();
-            if path.extension().is_some_and(|extension| extension == "json") {
-                let name = path.file_name().and_then(|name| name.to_str()).context("a name")?;
-                shipped.insert(name.to_owned(), std::fs::read_to_string(&path)?);
-            }
+        for path in files(&checkout().join("dashboards"), "json")? {
+            let name = path.file_name().and_then(|name| name.to_str()).context("a name")?;
+            shipped.insert(name.to_owned(), std::fs::read_to_string(&path)?);
         }
         ensure!(held == shipped, "{:?} and {:?}", held.keys(), shipped.keys());
         Ok(())
-    };
-    check().unwrap_or_else(|error| panic!("{error:#}"));
+    });
 }
 
 #[test]
@@ -314,11 +304,7 @@ fn what_dual_stack_sets_listens_on_both_families() {
 /// The cluster, with Headroom and the definitions of what the components use of others.
 async fn prepare(cluster: &Cluster) -> Result<()> {
     drop(cluster.adapter().await?);
-    let definitions = packaging("definitions")?.display().to_string();
-    let plane = &cluster.plane;
-    plane.kubectl(&["apply", "--server-side", "-f", &definitions])?;
-    let established = ["wait", "--for=condition=Established", "--timeout=60s", "-f", &definitions];
-    plane.kubectl(&established).map(drop)
+    define_kinds_of_others(&cluster.plane)
 }
 
 /// Whether the real API server takes the text, with unknown and repeated fields as errors; nothing is stored.
@@ -342,7 +328,7 @@ fn the_api_server_takes_every_manifest_and_example_strictly() {
                 }
             }
         }
-        let examples = yaml_files(&checkout().join("manifests/examples"))?;
+        let examples = files(&checkout().join("manifests/examples"), "yaml")?;
         ensure!(examples.len() > 10, "{examples:?}");
         for file in &examples {
             let text = std::fs::read_to_string(file)?;
@@ -451,7 +437,7 @@ fn the_built_in_roles_read_and_edit_policies() {
 #[test]
 fn one_file_is_in_the_chart_and_in_the_base() {
     // Links: what the chart carries of others cannot differ. A packed chart has their content.
-    let check = || -> Result<()> {
+    run(async {
         let same = |one: &Path, other: &Path| -> Result<()> {
             let (one, other) = (one.canonicalize()?, other.canonicalize()?);
             ensure!(one == other, "{} is not {}", one.display(), other.display());
@@ -466,15 +452,11 @@ fn one_file_is_in_the_chart_and_in_the_base() {
         let mut pack = helm(directory.path())?;
         pack.arg("package").arg(chart()).arg("--destination").arg(directory.path());
         output(pack)?;
-        let packed = std::fs::read_dir(directory.path())?
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .find(|path| path.extension().is_some_and(|extension| extension == "tgz"))
-            .context("nothing was packed")?;
+        let packed = files(directory.path(), "tgz")?.pop().context("nothing was packed")?;
         let mut render = helm(directory.path())?;
         render.args(["template", "headroom"]).arg(packed).args(["--namespace", NAMESPACE]);
         let found = differences(&kustomized(&[])?, &output(render)?)?;
         ensure!(found.is_empty(), "{}", found.join("\n"));
         Ok(())
-    };
-    check().unwrap_or_else(|error| panic!("{error:#}"));
+    });
 }

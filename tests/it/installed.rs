@@ -17,9 +17,9 @@ use crate::support::control_plane::ControlPlaneOptions;
 use crate::support::direct::{DirectClient, Identity};
 use crate::support::load::{Load, LoadDriver};
 use crate::support::packaging::{
-    NAMESPACE, RELEASE, chart, charted, helm, kustomized, objects, output,
+    NAMESPACE, RELEASE, chart, charted, define_kinds_of_others, helm, kustomized, objects, output,
 };
-use crate::support::programs::{checkout, packaging};
+use crate::support::programs::checkout;
 use crate::support::shared::{Cluster, eventually, run};
 use crate::support::workload::{PolicyOptions, SampleOptions, create, policy, sample_deployment};
 
@@ -105,10 +105,23 @@ async fn still_active(cluster: &Cluster) -> Result<()> {
     .await
 }
 
-/// The Service leads to this machine only for these tests: what is installed next makes it anew.
-fn let_go(cluster: &Cluster, installation: &Installation) -> Result<()> {
+/// Upgrades: the HPA goes on reading, and what an upgrade must not touch is as it was.
+async fn upgraded(
+    cluster: &Cluster,
+    adapter: &mut Adapter,
+    upgrade: impl FnOnce() -> Result<String>,
+) -> Result<()> {
+    let installation = adapter.installation().clone();
+    let known = kept(cluster, &installation)?;
+    // The Service leads to this machine only for these tests: what is installed next makes it anew.
     let service = ["delete", "service", "-n", &installation.namespace, &installation.service];
-    cluster.plane.kubectl(&service).map(drop)
+    cluster.plane.kubectl(&service)?;
+    upgrade()?;
+    adapter.attach_again(&cluster.plane).await?;
+    still_active(cluster).await?;
+    let after = kept(cluster, &installation)?;
+    ensure!(known == after, "before the upgrade {known:?}, after it {after:?}");
+    Ok(())
 }
 
 /// No policy is left, and the namespace of the workload can be deleted.
@@ -165,21 +178,16 @@ fn helm_installs_upgrades_and_leaves_nothing() {
         let mut adapter = Adapter::attach(&cluster.plane, Installation::of(&rendered)?).await?;
         example_scales(&cluster).await?;
 
-        let installation = adapter.installation().clone();
-        let known = kept(&cluster, &installation)?;
-        let_go(&cluster, &installation)?;
         let more = ["highAvailability.enabled=true", "networkPolicy.enabled=true"];
-        helm(&["upgrade", RELEASE, &chart, "--set", more[0], "--set", more[1]])?;
-        adapter.attach_again(&cluster.plane).await?;
-        still_active(&cluster).await?;
-        let after = kept(&cluster, &installation)?;
-        ensure!(known == after, "before the upgrade {known:?}, after it {after:?}");
+        let upgrade = || helm(&["upgrade", RELEASE, &chart, "--set", more[0], "--set", more[1]]);
+        upgraded(&cluster, &mut adapter, upgrade).await?;
         let deployment = ["get", "deployment", "-n", NAMESPACE, "headroom-adapter"];
         let replicas = cluster
             .plane
             .kubectl(&[&deployment[..], &["-o", "jsonpath={.spec.replicas}"]].concat())?;
         ensure!(replicas == "3", "{replicas}");
 
+        let installation = adapter.installation().clone();
         helm(&["uninstall", RELEASE, "--wait", "--timeout=2m"])?;
         drop(adapter);
         // The policies stay with their definition until somebody says otherwise.
@@ -225,17 +233,10 @@ fn the_manifests_of_before_are_upgraded_in_one_command() {
         let old_objects = objects(&cluster.plane.kubectl(&["kustomize", &old])?)?;
         let mut adapter = Adapter::attach(&cluster.plane, Installation::of(&old_objects)?).await?;
         example_scales(&cluster).await?;
-        let installation = adapter.installation().clone();
-        let known = kept(&cluster, &installation)?;
-
-        let_go(&cluster, &installation)?;
         let new = checkout().join("manifests/base").display().to_string();
-        // The ports above are what these tests changed; nobody else has a conflict.
-        cluster.plane.kubectl(&["apply", "--server-side", "--force-conflicts", "-k", &new])?;
-        adapter.attach_again(&cluster.plane).await?;
-        still_active(&cluster).await?;
-        let after = kept(&cluster, &installation)?;
-        ensure!(known == after, "before the upgrade {known:?}, after it {after:?}");
+        // The ports are what these tests changed; nobody else has a conflict.
+        let apply = ["apply", "--server-side", "--force-conflicts", "-k", &new];
+        upgraded(&cluster, &mut adapter, || cluster.plane.kubectl(&apply)).await?;
         let new_objects = objects(&kustomized(&[])?)?;
         for object in &old_objects {
             let same = |other: &&Value| {
@@ -254,10 +255,7 @@ fn with_cert_manager_the_adapter_needs_none_of_the_rights_of_its_own_ca() {
     run(async {
         let cluster = cluster("cert-manager").await?;
         let plane = &cluster.plane;
-        let definitions = packaging("definitions")?.display().to_string();
-        plane.kubectl(&["apply", "--server-side", "-f", &definitions])?;
-        let established = ["wait", "--for=condition=Established", "--timeout=60s", "-f"];
-        plane.kubectl(&[&established[..], &[&definitions]].concat())?;
+        define_kinds_of_others(plane)?;
         let rendered = kustomized(&["cert-manager"])?;
         plane.kubectl_with_input(&["apply", "--server-side", "-f", "-"], &rendered)?;
         let rendered = objects(&rendered)?;

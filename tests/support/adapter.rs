@@ -65,8 +65,8 @@ impl Adapter {
     pub(crate) async fn start_with(plane: &ControlPlane, environment: Environment) -> Result<Self> {
         let [port, metrics_port] = free_ports()?;
         let installation = Installation::apply(plane, port)?;
-        let more = (environment, Vec::new());
-        Self::run(plane, installation, more, [port, metrics_port]).await
+        let ports = Ports { port, metrics_port };
+        Self::run(plane, installation, (environment, Vec::new()), ports).await
     }
 
     /// Starts the adapter of an installation that somebody else made: its Service and APIServices are led to this machine, and
@@ -89,8 +89,8 @@ impl Adapter {
     ) -> Result<Self> {
         let [port, metrics_port] = free_ports()?;
         installation.lead_here(plane, port)?;
-        let more = (Vec::new(), arguments);
-        Self::run(plane, installation, more, [port, metrics_port]).await
+        let ports = Ports { port, metrics_port };
+        Self::run(plane, installation, (Vec::new(), arguments), ports).await
     }
 
     /// Leads what was applied anew to this adapter again, and waits until the API server reaches it.
@@ -106,13 +106,12 @@ impl Adapter {
         plane: &ControlPlane,
         installation: Installation,
         (environment, arguments): (Environment, Vec<String>),
-        [port, metrics_port]: [u16; 2],
+        ports: Ports,
     ) -> Result<Self> {
         let kubeconfig = plane
             .kubeconfig_for_service_account(&installation.namespace, &installation.account)
             .await?;
         let log = plane.dir().join("logs/adapter.log");
-        let ports = Ports { port, metrics_port };
         let mut command = command(&installation, &kubeconfig, ports);
         command.envs(environment.iter().cloned()).args(&arguments);
         let process = Process::spawn(command, &log, Vec::new())?;
@@ -123,8 +122,8 @@ impl Adapter {
             log,
             environment,
             arguments,
-            port,
-            metrics_port,
+            port: ports.port,
+            metrics_port: ports.metrics_port,
         };
         adapter.wait_available(plane).await?;
         Ok(adapter)

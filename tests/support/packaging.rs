@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::control_plane::ControlPlane;
 use super::programs::{checkout, packaging};
 
 /// The namespace that the manifests name.
@@ -83,15 +84,21 @@ pub(crate) fn charted(namespace: &str, values: &[&str]) -> Result<String> {
 /// # Errors
 /// It fails: the message holds its stderr.
 pub(crate) fn output(mut command: Command) -> Result<String> {
-    let mut run = || command.output();
-    // Also outside of the runtime.
-    let output = match tokio::runtime::Handle::try_current() {
-        Ok(_) => tokio::task::block_in_place(run),
-        Err(_) => run(),
-    }?;
+    let output = tokio::task::block_in_place(|| command.output())?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     ensure!(output.status.success(), "{command:?}: {}", said.trim());
     Ok(String::from_utf8(output.stdout)?)
+}
+
+/// Makes the kinds of cert-manager and the Prometheus Operator known that the components use.
+///
+/// # Errors
+/// The API server refuses one, or does not serve it within a minute.
+pub(crate) fn define_kinds_of_others(plane: &ControlPlane) -> Result<()> {
+    let definitions = packaging("definitions")?.display().to_string();
+    plane.kubectl(&["apply", "--server-side", "-f", &definitions])?;
+    let established = ["wait", "--for=condition=Established", "--timeout=60s", "-f", &definitions];
+    plane.kubectl(&established).map(drop)
 }
 
 /// The objects of a text of several documents.
@@ -103,20 +110,20 @@ pub(crate) fn objects(yaml: &str) -> Result<Vec<Value>> {
     Ok(documents.into_iter().filter(|document| !document.is_null()).collect())
 }
 
-/// Every file below a directory of `manifests/` that ends in `.yaml`.
+/// Every file below a directory whose name ends so.
 ///
 /// # Errors
 /// A directory cannot be read.
-pub(crate) fn yaml_files(directory: &Path) -> Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
+pub(crate) fn files(directory: &Path, ending: &str) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
     for entry in std::fs::read_dir(directory)? {
         let path = entry?.path();
         if path.is_dir() {
-            files.append(&mut yaml_files(&path)?);
-        } else if path.extension().is_some_and(|extension| extension == "yaml") {
-            files.push(path);
+            found.append(&mut files(&path, ending)?);
+        } else if path.extension().is_some_and(|extension| extension == ending) {
+            found.push(path);
         }
     }
-    files.sort();
-    Ok(files)
+    found.sort();
+    Ok(found)
 }
