@@ -127,7 +127,7 @@ impl Server {
     ) -> Result<(), ServeError> {
         let tls = serving::tls_config(self.certificate.clone()).map_err(ServeError::Tls)?;
         let metrics = self.metrics.clone();
-        let routes = Routes::Guarded(self.front());
+        let routes = Routes::Guarded(Arc::new(self.front()));
         Connections::tls(Arc::new(tls), routes, metrics, shutdown).serve(listener).await;
         Ok(())
     }
@@ -181,8 +181,7 @@ impl Server {
             .method_not_allowed_fallback(async || ApiStatus::method_not_allowed());
         let audit = audit::Audit::new(self.audit, self.metrics.clone());
         let gate = Gate::new(self.authentication, self.authorization, self.metrics.clone(), audit);
-        let limits = Limits::new(self.metrics);
-        Front { limits: Arc::new(limits), gate: Arc::new(gate), probes, routes }
+        Front { limits: Limits::new(self.metrics), gate, probes, routes }
     }
 }
 

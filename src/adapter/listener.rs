@@ -122,7 +122,7 @@ enum Transport {
 #[derive(Clone)]
 pub(super) enum Routes {
     /// To those who may ask.
-    Guarded(Front),
+    Guarded(Arc<Front>),
     /// To anyone.
     Open(Router),
 }
@@ -131,7 +131,7 @@ impl Routes {
     async fn answer(self, request: Request) -> Response {
         match self {
             Self::Guarded(front) => front.answer(request).await,
-            Self::Open(routes) => routed(routes, request).await,
+            Self::Open(routes) => routed(&routes, request).await,
         }
     }
 }
