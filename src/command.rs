@@ -6,6 +6,8 @@ use crate::cli::{Cli, Command};
 
 pub mod adapter;
 pub mod agent;
+#[cfg(test)]
+mod asked_metrics;
 mod configured;
 mod conformance;
 mod dashboards;

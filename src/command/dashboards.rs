@@ -6,20 +6,15 @@
 use std::io::Write as _;
 
 use anyhow::Result;
+use clap::ValueEnum as _;
 use serde_json::json;
 
 use crate::cli::{Dashboard, DashboardsArgs};
 
 impl Dashboard {
-    const ALL: [Self; 3] = [Self::ServiceRuntime, Self::Scaling, Self::Adapter];
-
-    /// Its file's name, without the ending.
-    const fn name(self) -> &'static str {
-        match self {
-            Self::ServiceRuntime => "service-runtime",
-            Self::Scaling => "scaling",
-            Self::Adapter => "adapter",
-        }
+    /// As it is asked for: its file's name, without the ending.
+    fn name(self) -> String {
+        self.to_possible_value().expect("no dashboard is hidden").get_name().to_owned()
     }
 
     const fn text(self) -> &'static str {
@@ -39,10 +34,14 @@ pub(super) fn print(args: &DashboardsArgs) -> Result<()> {
     let text = match (args.name, args.namespace.as_deref()) {
         (chosen, Some(namespace)) => config_maps(chosen, namespace)?,
         (Some(chosen), None) => chosen.text().to_owned(),
-        (None, None) => Dashboard::ALL.map(|board| format!("{}\n", board.name())).concat(),
+        (None, None) => all().map(|board| board.name() + "\n").collect(),
     };
     std::io::stdout().write_all(text.as_bytes())?;
     Ok(())
+}
+
+fn all() -> impl Iterator<Item = Dashboard> {
+    Dashboard::value_variants().iter().copied()
 }
 
 /// A list of ConfigMaps as JSON, which `kubectl apply -f -` takes: of one dashboard, else of all.
@@ -60,8 +59,10 @@ fn config_maps(chosen: Option<Dashboard>, namespace: &str) -> Result<String> {
             "data": {format!("headroom-{}.json", board.name()): board.text()},
         })
     };
-    let boards = Dashboard::ALL.into_iter().filter(|board| chosen.is_none_or(|one| one == *board));
-    let items: Vec<_> = boards.map(of).collect();
+    let items: Vec<_> = match chosen {
+        Some(board) => vec![of(board)],
+        None => all().map(of).collect(),
+    };
     let list = json!({"apiVersion": "v1", "kind": "List", "items": items});
     Ok(serde_json::to_string_pretty(&list)? + "\n")
 }
@@ -73,19 +74,20 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::{adapter, signals};
+    use crate::command::asked_metrics;
 
-    fn boards() -> [(&'static str, Value); 3] {
-        Dashboard::ALL.map(|board| {
+    fn boards() -> Vec<(String, Value)> {
+        let parsed = |board: Dashboard| {
             (board.name(), serde_json::from_str(board.text()).expect("a dashboard is JSON"))
-        })
+        };
+        all().map(parsed).collect()
     }
 
     /// Name of the board, and the panel.
-    fn panels() -> Vec<(&'static str, Value)> {
-        let of = |(name, board): (&'static str, Value)| {
+    fn panels() -> Vec<(String, Value)> {
+        let of = |(name, board): (String, Value)| {
             let panels = board["panels"].as_array().expect("panels").clone();
-            panels.into_iter().map(move |panel| (name, panel))
+            panels.into_iter().map(move |panel| (name.clone(), panel))
         };
         boards().into_iter().flat_map(of).collect()
     }
@@ -115,22 +117,10 @@ mod tests {
 
     #[test]
     fn every_metric_in_the_dashboards_is_in_a_catalogue() {
-        let prefixes =
-            ["headroom_", "tokio_", "process_", "cgroup_", "http_", "heap_", "pressure_"];
         let mut seen = BTreeSet::new();
         for (board, query) in queries() {
-            let is_name = |character: char| character.is_ascii_alphanumeric() || character == '_';
-            for word in query.split(|character| !is_name(character)) {
-                if !prefixes.iter().any(|prefix| word.starts_with(prefix)) {
-                    continue;
-                }
-                let histogram = ["_bucket", "_count", "_sum"];
-                let family =
-                    histogram.iter().find_map(|end| word.strip_suffix(end)).unwrap_or(word);
-                let known = [word, family].iter().any(|name| {
-                    adapter::catalogue::own_family(name).is_some()
-                        || signals::CATALOGUE.iter().any(|family| family.name == *name)
-                });
+            for word in asked_metrics::in_text(&query) {
+                let known = asked_metrics::is_known(word) || asked_metrics::is_of_a_histogram(word);
                 assert!(known, "no metric is named {word}, which {board} reads: {query}");
                 seen.insert(word.to_owned());
             }
@@ -178,7 +168,7 @@ mod tests {
         let list: Value = serde_json::from_str(&list).expect("JSON");
         let items = list["items"].as_array().expect("items");
         assert_eq!(items.len(), 3);
-        for (item, board) in items.iter().zip(Dashboard::ALL) {
+        for (item, board) in items.iter().zip(all()) {
             assert_eq!(item["metadata"]["labels"]["grafana_dashboard"], "1");
             assert_eq!(item["metadata"]["namespace"], "monitoring");
             assert_eq!(item["data"][format!("headroom-{}.json", board.name())], board.text());

@@ -55,7 +55,8 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::{adapter, held_docs, signals};
+    use crate::command::asked_metrics;
+    use crate::held_docs;
 
     fn parsed(yaml: &str) -> Value {
         serde_saphyr::from_str(yaml).expect("the rules are YAML")
@@ -83,25 +84,14 @@ mod tests {
     fn every_metric_in_the_rules_is_in_a_catalogue_or_recorded() {
         let recorded: BTreeSet<String> =
             rules().iter().filter_map(|rule| Some(rule["record"].as_str()?.to_owned())).collect();
-        let name = |character: char| {
-            character.is_ascii_alphanumeric() || character == '_' || character == ':'
-        };
-        let prefixes =
-            ["headroom_", "tokio_", "process_", "cgroup_", "http_", "heap_", "pressure_"];
         let mut seen = 0;
         for rule in rules() {
             // Annotations ask as well.
             let texts = [&rule["expr"], &rule["annotations"]["description"]];
             for text in texts.iter().filter_map(|text| text.as_str()) {
-                for word in text.split(|character| !name(character)) {
-                    let own = prefixes.iter().any(|prefix| word.starts_with(prefix));
-                    if !own && !word.contains("headroom_") {
-                        continue;
-                    }
+                for word in asked_metrics::in_text(text) {
                     seen += 1;
-                    let known = recorded.contains(word)
-                        || adapter::catalogue::own_family(word).is_some()
-                        || signals::CATALOGUE.iter().any(|family| family.name == word);
+                    let known = recorded.contains(word) || asked_metrics::is_known(word);
                     assert!(known, "no metric is named {word}, which a rule reads: {rule}");
                 }
             }
