@@ -28,9 +28,11 @@ use tower::util::MapRequestLayer;
 
 headroom::profiled_jemalloc!();
 
-const MODES: [&str; 3] = ["plain", "agent", "ring"];
-/// A service without the agent and with a layer that does nothing.
+/// The last is a service without the agent and with a layer that does nothing.
+const MODES: [&str; 4] = ["plain", "agent", "ring", LAYERED];
 const LAYERED: &str = "layered";
+/// A layer costs nothing at rest.
+const AT_REST: usize = 3;
 const CONNECTIONS: usize = 8;
 /// Kernel ticks of `/proc/PID/stat`: `getconf CLK_TCK` is 100 on every Linux with this file.
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -204,8 +206,8 @@ const MAX_RESIDENT_KIB: f64 = 8.0 * 1024.0;
 
 /// What the agent uses while nothing is asked of the service.
 async fn at_rest(requests: usize, rest: Duration) -> Result<()> {
-    let services = MODES.map(Service::start);
-    let services = services.into_iter().collect::<Result<Vec<_>>>()?;
+    let services = MODES[..AT_REST].iter().map(|mode| Service::start(mode));
+    let services = services.collect::<Result<Vec<_>>>()?;
     for service in &services {
         load(service, requests).await?;
     }
@@ -249,11 +251,11 @@ async fn compare(pairs: usize, requests: usize) -> Result<()> {
         order.rotate_left(pair % 4);
         let mut costs = [0.0; 4];
         for mode in order {
-            costs[mode] = turn(MODES.get(mode).unwrap_or(&LAYERED), requests).await?;
+            costs[mode] = turn(MODES[mode], requests).await?;
         }
-        ratios[0].push(costs[1] / costs[0]);
-        ratios[1].push(costs[2] / costs[0]);
-        ratios[2].push(costs[3] / costs[0]);
+        for (ratios, cost) in ratios.iter_mut().zip(&costs[1..]) {
+            ratios.push(cost / costs[0]);
+        }
         report(&format!(
             "pair {:>2}: {:.1} us per request without, {:.1} with the agent, {:.1} with its ring, {:.1} with an empty layer",
             pair + 1,
