@@ -182,7 +182,7 @@ function Nothing() {
 const plugins: Record<string, PanelPlugin> = {
   timeseries: plugin(TimeSeriesPanel, ["drawStyle", "lineInterpolation", "lineWidth", "fillOpacity", "gradientMode", "showPoints", "pointSize", "spanNulls", "stacking", "axisPlacement", "axisLabel", "axisSoftMin", "axisSoftMax", "scaleDistribution", "thresholdsStyle", "hideFrom", "lineStyle"]),
   stat: plugin(StatPanel, []),
-  table: plugin(TablePanel, ["align", "cellOptions", "inspect", "filterable", "width"]),
+  table: plugin(TablePanel, ["align", "cellOptions", "inspect", "filterable", "width", "minWidth"]),
   heatmap: plugin(HeatmapPanel, ["hideFrom", "scaleDistribution"]),
 };
 setPluginImportUtils({ importPanelPlugin: async (id: string) => plugins[id], getPanelPluginFromCache: (id: string) => plugins[id] } as any);
